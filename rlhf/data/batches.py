@@ -1,0 +1,65 @@
+"""The token batches that compiled programs take: frozen, registered as pytrees, shapes on every field.
+
+The leading axis is the batch when a loader hands one out, and all examples while they wait in memory.
+"""
+
+from dataclasses import dataclass
+
+from jax.tree_util import register_dataclass
+from jaxtyping import Array, Bool, Float, Int
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Rows of tokens for language modelling, one or several sequences a row.
+
+    Attributes:
+        tokens: token ids.
+        segment_ids: 1, 2, … for the sequences of a row, 0 for padding; attention stays inside a segment.
+        loss_mask: True where the token is a *target* (predicted from the tokens before it); never at a segment's first token.
+    """
+
+    tokens: Int[Array, "batch time"]
+    segment_ids: Int[Array, "batch time"]
+    loss_mask: Bool[Array, "batch time"]
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class PairBatch:
+    """Comparisons: prompt and answer in one row, right-padded; the score is read at the answer's last token.
+
+    Attributes:
+        chosen_tokens: prompt and preferred answer.
+        chosen_mask: True on real tokens.
+        rejected_tokens: prompt and other answer.
+        rejected_mask: True on real tokens.
+        margin: required score difference (0 when the data gives none).
+        weight: the comparison's weight in the loss; 0 marks a filler row.
+    """
+
+    chosen_tokens: Int[Array, "batch time"]
+    chosen_mask: Bool[Array, "batch time"]
+    rejected_tokens: Int[Array, "batch time"]
+    rejected_mask: Bool[Array, "batch time"]
+    margin: Float[Array, " batch"]
+    weight: Float[Array, " batch"]
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts to answer, left-padded so that all answers start in the same column.
+
+    Attributes:
+        tokens: token ids.
+        mask: True on real tokens.
+        is_safety: prompts tagged as safety prompts.
+        index: position of the prompt in the data set, to find its record again.
+    """
+
+    tokens: Int[Array, "batch prompt_time"]
+    mask: Bool[Array, "batch prompt_time"]
+    is_safety: Bool[Array, " batch"]
+    index: Int[Array, " batch"]
