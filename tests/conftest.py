@@ -1,0 +1,42 @@
+"""What every test runs under: eight pretended CPU devices, no network, no accounts.
+
+The environment is set at import, before any test module can import jax, which reads it once.
+"""
+
+import os
+from pathlib import Path
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "MPLBACKEND": "Agg",
+    "NO_COLOR": "1",
+}
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+os.environ.update(ENVIRONMENT)
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of models and data beside the repository; tests that need it are skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}")
+    return folder
