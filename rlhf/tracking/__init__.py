@@ -1,0 +1,1 @@
+"""Where a run's numbers go: JSONL files always, Weights & Biases and TensorBoard when asked, and the terminal."""
