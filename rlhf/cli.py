@@ -1,0 +1,177 @@
+"""The `rlhf` command: one subcommand a stage, each made from the stage's frozen `Config` dataclass; nothing but wiring.
+
+    rlhf ppo --config experiments/x/ppo.yaml --ppo.kl_coef=0.05
+
+Nothing is imported before it is known to be needed, so `rlhf --help` answers at once.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from rlhf import __version__
+from rlhf.errors import UserError
+
+# Subcommand → module with `Config` and `run(config)`, and what the list of subcommands says about it.
+STAGES: dict[str, tuple[str, str]] = {
+    "world": ("rlhf.stages.world", "generate the embedded world: documents, demonstrations, comparisons, prompts"),
+    "tokenizer": ("rlhf.stages.tokenizer", "train a byte-level BPE tokenizer on documents"),
+    "pretrain": ("rlhf.stages.pretrain", "train a language model on documents"),
+    "sft": ("rlhf.stages.sft", "fine-tune a language model on demonstrations"),
+    "reward": ("rlhf.stages.reward", "train a reward model (helpfulness or safety) on comparisons"),
+    "ppo": ("rlhf.stages.ppo", "train a policy against reward models, held near its start by a KL penalty"),
+    "best-of-n": ("rlhf.stages.best_of_n", "sample n responses a prompt and keep the one the reward models like best"),
+    "evaluate": ("rlhf.stages.evaluate", "measure what policies and reward models are worth"),
+    "generate": ("rlhf.stages.generate", "print what a model answers"),
+    "pipeline": ("rlhf.stages.pipeline", "run all of the above, in order, in one folder, and write a report"),
+    "report": ("rlhf.report.command", "write report.html from the folder of a run"),
+}
+
+USAGE_ERROR = 2
+INTERRUPTED_BY_KEYBOARD = 130
+
+
+@dataclass
+class Request:
+    """What a command line asks of a stage.
+
+    Attributes:
+        files: values of `--config`, in order.
+        overrides: `a.b=value`, in order.
+        print_config: print the resolved configuration instead of running.
+        help: print every key instead of running.
+    """
+
+    files: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    print_config: bool = False
+    help: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after `rlhf`; None for those of this process.
+
+    Returns:
+        Exit status: 0, 2 for a mistake the user can mend, or what an interrupted training asks for.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        _print_error(str(error))
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        return INTERRUPTED_BY_KEYBOARD
+    except BaseException as error:
+        # Only a stage that trains can have raised it, and then its module has been imported already.
+        signals = sys.modules.get("rlhf.training.signals")
+        if signals is None or not isinstance(error, signals.Interrupted):
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _dispatch(words: list[str]) -> int:
+    """Choose what the first word asks for."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"rlhf {__version__}")
+        return 0
+    command, *rest = words
+    if command not in STAGES:
+        raise _unknown_command(command)
+    request = parse_request(rest)
+    stage = importlib.import_module(STAGES[command][0])
+    if request.help:
+        print(_help(command, stage))
+        return 0
+    return _run(stage, request)
+
+
+def _run(stage: ModuleType, request: Request) -> int:
+    """Print the configuration, or run the stage with it."""
+    from rlhf.config_files import load_config, resolve_config
+    from rlhf.config_help import documented_yaml
+
+    if request.print_config:
+        print(documented_yaml(stage.Config, resolve_config(stage.Config, request.files, request.overrides)))
+    else:
+        stage.run(load_config(stage.Config, request.files, request.overrides))
+    return 0
+
+
+def parse_request(words: Sequence[str]) -> Request:
+    """Read the words after a subcommand: `--config FILE`, `--a.b=value` or `--a.b value`, `--print_config`, `--help`.
+
+    Raises:
+        UserError: a word that is no option, or an option without a value.
+    """
+    request = Request()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            request.help = True
+        elif word in ("--print_config", "--print-config"):
+            request.print_config = True
+        elif not word.startswith("--") or word == "--":
+            raise UserError(f"command line: {word!r} is not an option", fix="write options as --key=value.")
+        else:
+            name, equals, value = word[2:].partition("=")
+            if not equals:
+                if not rest or rest[0].startswith("--"):
+                    raise UserError(f"command line: --{name} has no value", fix=f"write --{name}=VALUE.")
+                value = rest.pop(0)
+            if name == "config":
+                request.files.append(value)
+            else:
+                request.overrides.append(f"{name}={value}")
+    return request
+
+
+def _help(command: str, stage: ModuleType) -> str:
+    """Every key of a stage, under the first paragraph of its module."""
+    from rlhf.config_help import help_text
+
+    paragraph = (stage.__doc__ or STAGES[command][1]).strip().split("\n\n")[0]
+    return help_text(stage.Config, f"rlhf {command}", " ".join(paragraph.split()))
+
+
+def _overview() -> str:
+    """The list of subcommands."""
+    lines = [
+        "usage: rlhf COMMAND [--config FILE]... [--key=value]...",
+        "",
+        "Aligning language models with human feedback, in JAX and Flax.",
+        "",
+        "commands:",
+        *(f"  {command:<12}{line}" for command, (_, line) in STAGES.items()),
+        "",
+        "  rlhf COMMAND --help           every key of a command",
+        "  rlhf COMMAND --print_config   the configuration it would run with, as YAML",
+        "  rlhf --version",
+    ]
+    return "\n".join(lines)
+
+
+def _unknown_command(command: str) -> UserError:
+    """The error for a first word that is no subcommand."""
+    near = difflib.get_close_matches(command, STAGES, n=1)
+    fix = f"did you mean rlhf {near[0]}?" if near else f"choose one of: {', '.join(STAGES)}."
+    return UserError(f"command line: unknown command {command}", fix=fix)
+
+
+def _print_error(message: str) -> None:
+    """Write a message to standard error, in red if that is a terminal that wants colours."""
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\033[31m{message}\033[0m" if coloured else message, file=sys.stderr)
