@@ -1,0 +1,223 @@
+"""Models as folders in Hugging Face form: config.json, safetensors, tokenizer.
+
+A scorer is a `…ForSequenceClassification` folder with one label, which transformers reads at the last token that is not padding; its raw
+score is what transformers computes, our shift and scale stand beside it in config.json under `rlhf_reward`.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rlhf.errors import UserError
+from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.families import family_for, family_of
+from rlhf.models.families.family import Family, TensorName
+from rlhf.models.folders import replaced_folder
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.transformer import Transformer
+from rlhf.models.weights import NameOf, read_weights, stored_bytes, stored_tensors, write_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+SCORER_KEY = "rlhf_reward"
+SHARD_BYTES = 5 * 10**9
+
+
+def resolve_model_folder(path: str | Path) -> Path:
+    """The model folder that a path means: itself, or `model/` inside a stage's folder.
+
+    Raises:
+        UserError: neither holds a config.json.
+    """
+    path = Path(path).expanduser()
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    found = f"it holds {sorted(entry.name for entry in path.iterdir())}" if path.is_dir() else "there is no such folder"
+    raise UserError(
+        f"{path} is no model: expected config.json there or in {path / 'model'}; {found}",
+        fix="give a folder in Hugging Face form (models on the hub: download them first) or the output folder of a finished stage.",
+    )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of a model, as it stands there."""
+    file = resolve_model_folder(path) / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}:{error.lineno}: not valid JSON: {error.msg}", fix="restore the file.") from None
+
+
+def is_scorer(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a scorer rather than a language model."""
+    return any(name.endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
+
+
+def load_transformer(path: str | Path, compute: ComputeConfig = ComputeConfig()) -> Transformer:
+    """Loads a language model.
+
+    Args:
+        path: model folder or stage folder.
+        compute: dtypes and rematerialisation to run it with.
+
+    Raises:
+        UserError: the folder cannot be read as a language model; the message says what does not fit.
+    """
+    folder, raw = resolve_model_folder(path), read_config(path)
+    if is_scorer(raw):
+        raise UserError(f"{folder} holds a scorer, not a language model", fix="give the folder of a language model.")
+    family, config = _describe(folder, raw)
+    return _load(folder, family, config, _abstract(config, compute), family.names.get)
+
+
+def load_scorer(
+    path: str | Path,
+    compute: ComputeConfig = ComputeConfig(),
+    *,
+    rngs: nnx.Rngs,
+    head_init: Literal["normal", "zeros"] = "normal",
+) -> SequenceScorer:
+    """Loads a scorer, or makes one of a language model by giving it a fresh head.
+
+    Args:
+        path: model folder or stage folder, of either kind.
+        compute: dtypes and rematerialisation to run it with.
+        rngs: draws a fresh head.
+        head_init: as for `SequenceScorer`; only for a fresh head.
+
+    Raises:
+        UserError: the folder cannot be read; the message says what does not fit.
+    """
+    folder, raw = resolve_model_folder(path), read_config(path)
+    family, config = _describe(folder, raw)
+    config = _without_output_matrix(config)
+    if not is_scorer(raw):
+        transformer = _load(folder, family, config, _abstract(config, compute), family.names.get)
+        return SequenceScorer(transformer, rngs=rngs, head_init=head_init)
+    abstract = nnx.eval_shape(lambda: SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+    statistics = raw.get(SCORER_KEY, {})
+    abstract.shift.set_value(jnp.float32(statistics.get("shift", 0.0)))
+    abstract.scale.set_value(jnp.float32(statistics.get("scale", 1.0)))
+    return _load(folder, family, config, abstract, _scorer_names(family))
+
+
+def save_transformer(model: Transformer, folder: str | Path, tokenizer: "PreTrainedTokenizerBase | None") -> None:
+    """Writes a language model as a folder in Hugging Face form, which replaces what is there.
+
+    transformers loads it when the architecture is one of its own; when not, the folder is ours alone and the log says so.
+
+    Args:
+        model: the model.
+        folder: where to.
+        tokenizer: saved beside it, and asked for the ids of special tokens; None for a model without one.
+
+    Raises:
+        UserError: the disk is full. What was in `folder` is still there.
+    """
+    family = _choose_family(model.config, folder)
+    raw = family.config_to_hf(model.config) | {"architectures": [family.causal_architecture]}
+    _save(model, Path(folder), tokenizer, raw, family.names.get)
+
+
+def save_scorer(
+    scorer: SequenceScorer, folder: str | Path, tokenizer: "PreTrainedTokenizerBase | None", extra: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a scorer as a folder in Hugging Face form; see `save_transformer`.
+
+    Args:
+        scorer: the scorer.
+        folder: where to.
+        tokenizer: as for `save_transformer`; its padding token is what transformers finds the last token by.
+        extra: what else is to stand under `rlhf_reward` in config.json.
+
+    Raises:
+        UserError: the disk is full. What was in `folder` is still there.
+    """
+    config = _without_output_matrix(scorer.transformer.config)
+    family = _choose_family(config, folder)
+    statistics = {"shift": float(scorer.shift[...]), "scale": float(scorer.scale[...])}
+    raw = family.config_to_hf(config) | {
+        "architectures": [family.scorer_architecture],
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+        SCORER_KEY: statistics | dict(extra or {}),
+    }
+    _save(scorer, Path(folder), tokenizer, raw, _scorer_names(family))
+
+
+def _describe(folder: Path, raw: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
+    where = str(folder / "config.json")
+    family = family_of(raw.get("model_type"), where)
+    return family, family.config_from_hf(raw, where)
+
+
+def _abstract(config: ModelConfig, compute: ComputeConfig) -> Transformer:
+    return nnx.eval_shape(lambda: Transformer(config, compute=compute, rngs=nnx.Rngs(0)))
+
+
+def _without_output_matrix(config: ModelConfig) -> ModelConfig:
+    # A scorer has no use for it, and with tied embeddings there is none.
+    return replace(config, tied_embeddings=True)
+
+
+def _scorer_names(family: Family) -> NameOf:
+    def name_of(path: str) -> TensorName | None:
+        if path.startswith("transformer."):
+            inner = path.removeprefix("transformer.")
+            return None if inner == "head_kernel" else family.names.get(inner)
+        return family.head if path == "kernel" else None
+
+    return name_of
+
+
+def _load(folder: Path, family: Family, config: ModelConfig, abstract: nnx.Module, name_of: NameOf) -> Any:
+    # A folder may hold an output matrix that the model does not have: a copy of the tied embedding, or one that a scorer drops.
+    unused = (family.names["head_kernel"].name,) if config.tied_embeddings else ()
+    graphdef, state = nnx.split(abstract)
+    return nnx.merge(graphdef, read_weights(folder, state, name_of, family.ignored + unused))
+
+
+def _choose_family(config: ModelConfig, folder: str | Path) -> Family:
+    family, reason = family_for(config)
+    if reason is not None:
+        logger.warning(
+            "%s: transformers has no class for this architecture, because %s. The folder is written with model_type %r: "
+            "this package loads it, transformers cannot.",
+            folder,
+            reason,
+            family.model_type,
+        )
+    return family
+
+
+def _save(model: nnx.Module, folder: Path, tokenizer: "PreTrainedTokenizerBase | None", raw: dict[str, Any], name_of: NameOf) -> None:
+    state = nnx.state(model, nnx.Param)
+    size = stored_bytes(state, name_of)
+    special = {} if tokenizer is None else _special_tokens(tokenizer)
+    dtype = str(next(iter(nnx.to_flat_state(state)))[1].dtype)
+    config = raw | special | {"dtype": dtype, "transformers_version": version("transformers")}
+    with replaced_folder(folder, size) as partial:
+        _write_json(partial / "config.json", config)
+        _write_json(partial / "generation_config.json", special | {"_from_model_config": True})
+        write_weights(partial, stored_tensors(state, name_of), size, SHARD_BYTES)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+
+
+def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int | None]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
