@@ -1,0 +1,102 @@
+"""Batches out of rows that wait in memory: shuffled, cut by process, resumable at any step without replaying the ones before.
+
+Which rows make up the batch of step k is a function of the seed and k alone (grain shuffles by an index permutation, anew in
+every epoch), so a continued run sees the batches that the uninterrupted one would have seen. The rows are NumPy arrays, and
+taking a batch is one gather: worker processes would only cost.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
+from rlhf.errors import UserError
+
+Rows = TypeVar("Rows", SequenceBatch, PairBatch, PromptBatch)
+
+
+def batches(
+    rows: Rows,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Rows]:
+    """The batches from `start_step` on. What is left at the end of an epoch, less than a batch, is dropped.
+
+    To see every row once (evaluation), fill the rows up first: `batches(fill_up(rows, size), size, shuffle=False, epochs=1)`.
+
+    Args:
+        rows: all examples along the leading axis of every array.
+        batch_size: rows of the global batch, over all processes.
+        seed: of the shuffle, from 0 to 2**32 − 1.
+        start_step: the first batch to hand out, counted from the start of the first epoch.
+        shuffle: False keeps the order of the rows.
+        epochs: how often the rows are gone through; None goes on for ever.
+        process_index: this process's number; it gets its own slice of every global batch.
+        process_count: number of processes.
+
+    Raises:
+        UserError: there are fewer rows than a batch, or a batch does not divide by the processes.
+    """
+    import grain
+
+    count = row_count(rows)
+    if count < batch_size:
+        raise UserError(
+            f"batch_size is {batch_size}, but the data gives only {count} rows, so there is not one full batch",
+            fix="lower batch_size (training.batch_size) or use more data",
+        )
+    if batch_size % process_count:
+        raise UserError(f"batch_size {batch_size} does not divide by the {process_count} processes")
+    indices = grain.MapDataset.range(count)
+    if shuffle:
+        indices = indices.shuffle(seed=seed)
+    indices = indices.batch(batch_size, drop_remainder=True).repeat(epochs)
+    share = batch_size // process_count
+    mine = slice(process_index * share, (process_index + 1) * share)
+    return (take_rows(rows, indices[step][mine]) for step in range(start_step, len(indices)))
+
+
+def row_count(rows: Rows) -> int:
+    """Number of examples."""
+    return jax.tree.leaves(rows)[0].shape[0]
+
+
+def steps_per_epoch(rows: Rows, batch_size: int) -> int:
+    """Number of full batches in one pass over the rows."""
+    return row_count(rows) // batch_size
+
+
+def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
+    """The examples at these positions, as the same kind of batch."""
+    return jax.tree.map(lambda array: array[indices], rows)
+
+
+def fill_up(rows: Rows, multiple: int) -> Rows:
+    """Appends filler rows until the number of rows is a multiple: copies of the first row that count for nothing.
+
+    Fillers have an empty loss mask (sequences), weight 0 (pairs) or index −1 (prompts). They are copies rather than padding
+    because a row of nothing but padding has no position to attend to.
+    """
+    count = row_count(rows)
+    missing = -count % multiple
+    fillers = _without_effect(take_rows(rows, np.zeros(missing, np.int64)))
+    return jax.tree.map(lambda array, filler: np.concatenate([array, filler]), rows, fillers)
+
+
+def _without_effect(rows: Rows) -> Rows:
+    match rows:
+        case SequenceBatch():
+            return replace(rows, loss_mask=np.zeros_like(rows.loss_mask))
+        case PairBatch():
+            return replace(rows, weight=np.zeros_like(rows.weight))
+        case PromptBatch():
+            return replace(rows, index=np.full_like(rows.index, -1))
