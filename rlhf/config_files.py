@@ -95,7 +95,9 @@ def load_config(config_class: type[C], files: Sequence[str | Path] = (), overrid
     return _construct(config_class, resolved, ())
 
 
-def resolve_config(config_class: type, files: Sequence[str | Path] = (), overrides: Iterable[str] = ()) -> dict[str, Any]:
+def resolve_config(
+    config_class: type, files: Sequence[str | Path] = (), overrides: Iterable[str] = ()
+) -> dict[str, Any]:
     """Every key with its value, as nested dictionaries; `dataclasses.MISSING` where a required one is not set.
 
     Arguments and errors as for `load_config`.

@@ -37,8 +37,12 @@ def help_text(config_class: type, program: str, description: str) -> str:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40),
     )
     options = parser.add_argument_group("options")
-    options.add_argument("--config", metavar="FILE", help="YAML file of the keys below; several may be given, later wins")
-    options.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and exit")
+    options.add_argument(
+        "--config", metavar="FILE", help="YAML file of the keys below; several may be given, later wins"
+    )
+    options.add_argument(
+        "--print_config", action="store_true", help="print the resolved configuration as YAML and exit"
+    )
     options.add_argument("--help", action="store_true", help="print this and exit")
     sections = {"": parser.add_argument_group("keys")}
     for key in config_keys(config_class):
@@ -46,7 +50,9 @@ def help_text(config_class: type, program: str, description: str) -> str:
             sections[key.name] = parser.add_argument_group(key.name, _escaped(_section_description(key)))
         else:
             section = sections[_nearest_section(key.name, sections)]
-            section.add_argument(f"--{key.name}", metavar=_metavar(key.annotation), help=_escaped(_leaf_description(key)))
+            section.add_argument(
+                f"--{key.name}", metavar=_metavar(key.annotation), help=_escaped(_leaf_description(key))
+            )
     return parser.format_help()
 
 

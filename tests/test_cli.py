@@ -88,8 +88,16 @@ def test_printed_configuration_runs_the_same(stage, tmp_path, capsys):
 def test_help_shows_every_key_with_its_documentation(stage, capsys):
     assert cli.main(["pretend", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for part in ["Does nothing.", "--output STR", "folder. (required)", "--ppo.kl_coef FLOAT", "100% sure. (default: 0.1)",
-                 "--extra.kl_coef FLOAT", "another, or none.", "default: null"]:
+    for part in [
+        "Does nothing.",
+        "--output STR",
+        "folder. (required)",
+        "--ppo.kl_coef FLOAT",
+        "100% sure. (default: 0.1)",
+        "--extra.kl_coef FLOAT",
+        "another, or none.",
+        "default: null",
+    ]:
         assert part in text
     assert "More about it" not in text
 
@@ -97,7 +105,10 @@ def test_help_shows_every_key_with_its_documentation(stage, capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["pretend", "--output=x", "--ppo.kl_cof=1"], ["command line: unknown key ppo.kl_cof", "did you mean ppo.kl_coef?"]),
+        (
+            ["pretend", "--output=x", "--ppo.kl_cof=1"],
+            ["command line: unknown key ppo.kl_cof", "did you mean ppo.kl_coef?"],
+        ),
         (["pretend", "--output=x", "--ppo.kl_coef=high"], ["command line: ppo.kl_coef should be float, found 'high'"]),
         (["pretend", "--output=x", "--ppo.kl_coef"], ["--ppo.kl_coef has no value"]),
         (["pretend", "--output", "--print_config"], ["--output has no value"]),

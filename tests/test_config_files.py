@@ -108,7 +108,9 @@ def test_section_file_is_found_beside_the_file_that_names_it_and_in_the_working_
     assert load_config(Config, [beside]).model == Model(4, 3)
     config = load_config(Config, [from_root])
     assert (config.model, config.teacher) == (Model(4, 3), Model(4))
-    assert load_config(Config, overrides=["output=a", "model=configs/models/tiny.yaml", "model.layers=9"]).model == Model(4, 9)
+    assert load_config(
+        Config, overrides=["output=a", "model=configs/models/tiny.yaml", "model.layers=9"]
+    ).model == Model(4, 9)
 
 
 def test_a_section_file_replaces_what_an_earlier_file_set(write):

@@ -121,7 +121,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}", fix="run the stage that writes it again.") from error
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON: {error.msg}", fix="run the stage that writes it again."
+        ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

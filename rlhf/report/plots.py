@@ -6,7 +6,7 @@ Each function draws one panel; the page arranges them.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -46,10 +46,13 @@ STYLE = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.6,
 }
-PANEL = (3.6, 2.35)
+PANEL = (3.6, 2.35)  # inches
+WIDE_PANEL = (5.2, 3.3)
 
 
-def svg(draw, *arguments: Any, size: tuple[float, float] = PANEL, name: str, description: str) -> str:
+def svg(
+    draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = PANEL, name: str, description: str
+) -> str:
     """Draw one panel and return it as an inline `<svg>` element.
 
     Args:
@@ -70,7 +73,7 @@ def svg(draw, *arguments: Any, size: tuple[float, float] = PANEL, name: str, des
 def _for_page(text: str, name: str, description: str) -> str:
     """Matplotlib's SVG document as an element of a page: no prologue, own ids, colours and fonts of the page."""
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
@@ -102,19 +105,22 @@ def draw_frontier(axes: Axes, curves: Mapping[str, list[dict[str, Any]]], key: s
         key: what goes up the y axis.
         y_label: what it is called.
     """
-    for (policy, points), colour, marker in zip(curves.items(), SERIES, "os^D", strict=False):
+    beside = [{"xytext": (-3, 6), "ha": "right"}, {"xytext": (3, -11), "ha": "left"}]
+    for number, (policy, points) in enumerate(curves.items()):
+        colour, marker = SERIES[number % len(SERIES)], "os^D"[number % 4]
         points = sorted((p for p in points if p.get(key) is not None), key=lambda point: point["kl"])
         if not points:
             continue
         kl, height = [p["kl"] for p in points], [p[key] for p in points]
         axes.plot(kl, height, color=colour, marker=marker, markersize=4, label=policy)
-        for index in {0, len(points) // 2, len(points) - 1}:
+        for index in {len(points) // 2, len(points) - 1}:
             name = str(points[index].get("label", ""))
-            axes.annotate(name, (kl[index], height[index]), (4, -9), textcoords="offset points", fontsize=7, color=MUTED)
+            at = (kl[index], height[index])
+            axes.annotate(name, at, textcoords="offset points", fontsize=8, color=colour, **beside[number % 2])
     axes.set_xlabel("KL to the SFT policy, nats a response")
     axes.set_ylabel(y_label)
     axes.margins(x=0.12, y=0.15)
-    axes.legend()
+    axes.legend(loc="lower right")
 
 
 def draw_intervals(axes: Axes, rows: Sequence[tuple[str, Measure]], reference: float | None) -> None:

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 from rlhf.report.artefacts import read_measure
-from rlhf.report.names import LANGUAGES, in_order, policy_name
+from rlhf.report.names import LANGUAGES, best_of, in_order, policy_name
 from rlhf.report.tables import number
 
 SCORES = {
@@ -44,9 +44,9 @@ def choose_prompts(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
 
 def shown_policies(samples: Sequence[Sample]) -> list[str]:
     """At most four policies: the ends of the road, and the best-of-n with the largest n that was sampled."""
-    found = in_order({sample["policy"]: None for sample in samples})
-    best_of = [policy for policy in found if policy.startswith("best_of")]
-    kept = [policy for policy in found if policy not in best_of or policy == best_of[-1]]
+    found = in_order({sample["policy"] for sample in samples})
+    best = [policy for policy in found if best_of(policy) is not None]
+    kept = [policy for policy in found if policy not in best[:-1]]
     return kept[:1] + kept[1:][-(MOST_POLICIES - 1) :]
 
 
@@ -60,7 +60,9 @@ def samples_html(samples: Sequence[Sample], count: int = 12) -> str:
         by_policy = {sample["policy"]: sample for sample in answers}
         first = answers[0]
         tags = [str(first[key]) for key in ("kind", "language") if first.get(key)]
-        badges = "".join(f'<span class="badge">{escape(LANGUAGES.get(tag, tag).replace("_", " "))}</span>' for tag in tags)
+        badges = "".join(
+            f'<span class="badge">{escape(LANGUAGES.get(tag, tag).replace("_", " "))}</span>' for tag in tags
+        )
         cells = "".join(_answer(policy, by_policy.get(policy), low, high) for policy in policies)
         blocks.append(
             f'<section class="sample"><h3{_lang(first)}>{escape(_prompt_text(first["prompt"]))} {badges}</h3>'
@@ -84,7 +86,9 @@ def _answer(policy: str, sample: Sample | None, low: float, high: float) -> str:
     gold = read_measure(sample.get("gold_score"))
     style = "" if gold is None else f' style="--good:{100 * (gold.value - low) / (high - low):.0f}%"'
     scores = " · ".join(
-        f"{label} {number(measure.value)}" for key, label in SCORES.items() if (measure := read_measure(sample.get(key)))
+        f"{label} {number(measure.value)}".replace(" ", "\N{NO-BREAK SPACE}")
+        for key, label in SCORES.items()
+        if (measure := read_measure(sample.get(key)))
     )
     response = str(sample.get("response", "")).strip()
     text = escape(response) if response else '<span class="none">(empty)</span>'

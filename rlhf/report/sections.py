@@ -7,13 +7,25 @@ import yaml
 
 from rlhf.report import plots
 from rlhf.report.artefacts import TRAINED_STAGES, Artefacts, Measure, read_measure, series
-from rlhf.report.names import MEASURES, in_order, measures_of, policy_name
+from rlhf.report.names import MEASURES, best_of, in_order, measures_of, policy_name
 from rlhf.report.samples import samples_html
-from rlhf.report.tables import cross_table, duration, language_table, number, policy_table, reward_model_table, time_table
+from rlhf.report.tables import (
+    cross_table,
+    duration,
+    language_table,
+    number,
+    policy_table,
+    reward_model_table,
+    time_table,
+)
 
 # Panels of the PPO section: title, what it shows, metric → label.
 PPO_PANELS = [
-    ("Reward", "of the reward models, and less the KL penalty", {"objective/scores": "score", "objective/rlhf_reward": "less penalty"}),
+    (
+        "Reward",
+        "of the reward models, and less the KL penalty",
+        {"objective/scores": "score", "objective/rlhf_reward": "less penalty"},
+    ),
     ("Gold score", "what the reward models stand for", {"gold/score": "gold"}),
     ("KL to the SFT policy", "nats a response", {"objective/kl": "KL"}),
     ("Entropy", "of the policy, nats a token", {"objective/entropy": "entropy"}),
@@ -44,13 +56,16 @@ def headline(artefacts: Artefacts) -> str:
     """The three or four numbers to read if one reads nothing else."""
     policies = artefacts.policies
     key = "gold_score" if any(entry.get("gold_score") for entry in policies.values()) else "reward"
+    best = [policy for policy in in_order(policies) if best_of(policy) is not None]
     cards = []
-    for policy in ("pretrained", "sft", *sorted(p for p in policies if p.startswith("best_of"))[-1:], "ppo"):
+    for policy in ("pretrained", "sft", *best[-1:], "ppo"):
         measure = read_measure(policies.get(policy, {}).get(key))
         if measure is not None:
             interval = f", {number(measure.low)} to {number(measure.high)}" if measure.has_interval else ""
-            label = f"{policy_name(policy)}: {MEASURES[key][0].rstrip(' ↑')}{interval}"
-            cards.append(f'<div class="card"><b>{number(measure.value)}</b><span>{escape(label)}</span></div>')
+            note = MEASURES[key][0].rstrip("\N{NO-BREAK SPACE}↑") + interval
+            cards.append(
+                f'<div class="card">{escape(policy_name(policy))}<b>{number(measure.value)}</b><span>{escape(note)}</span></div>'
+            )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
@@ -82,7 +97,11 @@ def _interval_panel(measure: str, rows: list[tuple[str, Measure]], sft: Measure 
     heading, meaning = MEASURES[measure]
     described = ", ".join(f"{name} {number(m.value)}" for name, m in rows)
     picture = plots.svg(
-        plots.draw_intervals, rows, None if sft is None else sft.value, name=f"dots-{measure}", description=f"{heading}: {described}"
+        plots.draw_intervals,
+        rows,
+        None if sft is None else sft.value,
+        name=f"dots-{measure}",
+        description=f"{heading}: {described}",
     )
     return figure(heading, meaning, picture)
 
@@ -100,7 +119,12 @@ def frontier_section(artefacts: Artefacts) -> str:
             title,
             note,
             plots.svg(
-                plots.draw_frontier, curves, key, title.lower(), size=(4.6, 3.2), name=f"frontier-{key}",
+                plots.draw_frontier,
+                curves,
+                key,
+                title.lower(),
+                size=plots.WIDE_PANEL,
+                name=f"frontier-{key}",
                 description=f"{title} against KL to the SFT policy for {', '.join(curves)}",
             ),
         )
@@ -116,10 +140,12 @@ def frontier_section(artefacts: Artefacts) -> str:
         "frontier",
         "Reward against distance from the SFT policy",
         paragraph(
-            "The better method reaches a higher score at the same KL. Where the reward goes on rising and the gold score does "
-            "not, the reward model is being exploited. For best-of-n the KL is the upper bound log n − (n − 1)/n; for PPO it is "
-            "measured on sampled responses."
+            "The better method reaches a higher score at the same KL. For best-of-n the KL is the upper bound "
+            "log n − (n − 1)/n; for PPO it is measured on sampled responses."
         ),
+        paragraph("Where the reward goes on rising and the gold score does not, the reward model is being exploited.")
+        if len(panels) > 1
+        else "",
         f'<div class="panels wide">{"".join(panels)}</div>',
     )
 
@@ -132,7 +158,11 @@ def ppo_section(artefacts: Artefacts) -> str:
         lines = {label: line for key, label in metrics.items() if (line := series(records, key))[0]}
         if lines:
             picture = plots.svg(
-                plots.draw_lines, lines, "iteration", name=f"ppo-{number_of_panel}", description=f"{title}, {note}, over PPO iterations"
+                plots.draw_lines,
+                lines,
+                "iteration",
+                name=f"ppo-{number_of_panel}",
+                description=f"{title}, {note}, over PPO iterations",
             )
             panels.append(figure(title, note, picture))
     return section("ppo", "PPO", f'<div class="panels">{"".join(panels)}</div>' if panels else "")
@@ -147,7 +177,9 @@ def losses_section(artefacts: Artefacts) -> str:
         lines = {label: line for key, label in keys.items() if (line := series(records, key))[0]}
         if lines:
             last = ", ".join(f"{label} {number(values[-1])}" for label, (_, values) in lines.items())
-            picture = plots.svg(plots.draw_lines, lines, name=f"loss-{stage}", description=f"{title}: loss over steps; last: {last}")
+            picture = plots.svg(
+                plots.draw_lines, lines, name=f"loss-{stage}", description=f"{title}: loss over steps; last: {last}"
+            )
             panels.append(figure(title, f"loss; last: {last}", picture))
     return section("losses", "Losses", f'<div class="panels">{"".join(panels)}</div>' if panels else "")
 
@@ -161,24 +193,35 @@ def reward_models_section(artefacts: Artefacts) -> str:
     reliability = {name: entry["reliability"] for name, entry in models.items() if entry.get("reliability")}
     if reliability:
         picture = plots.svg(
-            plots.draw_reliability, reliability, size=(4.6, 3.2), name="reliability",
+            plots.draw_reliability,
+            reliability,
+            size=plots.WIDE_PANEL,
+            name="reliability",
             description="Accuracy against confidence of the reward models; the diagonal is perfect calibration",
         )
         panels.append(figure("Calibration", "on the diagonal, confidence is accuracy", picture))
-    lengths = {name: e["accuracy_by_length_difference"] for name, e in models.items() if e.get("accuracy_by_length_difference")}
+    lengths = {
+        name: e["accuracy_by_length_difference"] for name, e in models.items() if e.get("accuracy_by_length_difference")
+    }
     if lengths:
         picture = plots.svg(
-            plots.draw_accuracy_by_length, lengths, size=(4.6, 3.2), name="length",
+            plots.draw_accuracy_by_length,
+            lengths,
+            size=plots.WIDE_PANEL,
+            name="length",
             description="Accuracy of the reward models by difference in length of the two responses",
         )
         panels.append(figure("Accuracy by length", "level, unless length is taken for quality", picture))
     crossed = cross_table(models)
+    limited = any(entry.get("accuracy_limit") is not None for entry in models.values())
     return section(
         "reward-models",
         "Reward models",
         paragraph(
-            "Attainable accuracy is that of the gold scores themselves: comparisons are drawn with noise, so nobody can do better."
-        ),
+            "Attainable accuracy is that of the gold scores: comparisons are drawn with noise, so nobody can do better."
+        )
+        if limited
+        else "",
         reward_model_table(models),
         f'<div class="panels wide">{"".join(panels)}</div>' if panels else "",
         f"<h3>Each model on the comparisons of the other</h3>{crossed}" if crossed else "",
@@ -196,7 +239,9 @@ def samples_section(artefacts: Artefacts) -> str:
 
 def time_section(artefacts: Artefacts) -> str:
     """Where the time went."""
-    seconds = {k: v for k, v in (artefacts.summary.get("seconds") or {}).items() if isinstance(v, int | float) and k != "total"}
+    seconds = {
+        k: v for k, v in (artefacts.summary.get("seconds") or {}).items() if isinstance(v, int | float) and k != "total"
+    }
     if not seconds:
         return ""
     return section("time", "Time", paragraph(f"{duration(sum(seconds.values()))} in all."), time_table(seconds))
@@ -209,5 +254,7 @@ def config_section(artefacts: Artefacts) -> str:
         saved = artefacts.folder / "config.yaml"
         config = saved.read_text(encoding="utf-8") if saved.is_file() else ""
     text = config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    folded = f"<details><summary>every key as it was resolved</summary><pre>{escape(text)}</pre></details>" if text else ""
+    folded = (
+        f"<details><summary>every key as it was resolved</summary><pre>{escape(text)}</pre></details>" if text else ""
+    )
     return section("config", "Configuration", folded)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -33,12 +34,14 @@ def print_summary(summary: dict[str, Any], *, report: Path | None = None, consol
 
 
 def _policy_table(policies: dict[str, Any]) -> Table:
-    """One row a policy; intervals in brackets where they were measured."""
+    """One row a policy; ± half the interval where one was measured."""
     measures = measures_of(policies)
-    table = Table(title="Policies", title_justify="left", title_style="bold", header_style="dim")
+    table = Table(
+        title="Policies", title_justify="left", title_style="bold", header_style="dim", padding=(0, 0), box=SIMPLE
+    )
     table.add_column("policy", no_wrap=True)
     for measure in measures:
-        table.add_column(MEASURES[measure][0], justify="right")
+        table.add_column(MEASURES[measure][0], justify="right", overflow="fold")
     for policy in in_order(policies):
         cells = []
         for measure in measures:
@@ -46,7 +49,7 @@ def _policy_table(policies: dict[str, Any]) -> Table:
             if found is None:
                 cells.append("–")
             elif found.has_interval:
-                cells.append(f"{number(found.value)} [dim]({number(found.low)}–{number(found.high)})[/dim]")
+                cells.append(f"{number(found.value)} [dim]±{number((found.high - found.low) / 2)}[/dim]")
             else:
                 cells.append(number(found.value))
         table.add_row(policy_name(policy), *cells)
@@ -60,5 +63,5 @@ def _print_next(report: Path, console: Console) -> None:
     policy = next((stage for stage in ("ppo", "sft", "pretrain") if (folder / stage / "model").is_dir()), None)
     if policy is not None:
         console.print("[bold]Next:[/bold]", highlight=False)
-        console.print(f"  rlhf generate --model={folder / policy}", soft_wrap=True, highlight=False)
+        console.print(f"  rlhf generate --model.init_from={folder / policy}", soft_wrap=True, highlight=False)
         console.print("  rlhf ppo --help", soft_wrap=True, highlight=False)

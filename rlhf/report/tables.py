@@ -18,8 +18,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, or as many as a whole number has."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.2f}"
+    """Two decimals, fewer for large numbers, with a true minus sign."""
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return text.replace("-", "−")
 
 
 def measure_cell(measure: Measure | None) -> str:
@@ -33,11 +34,11 @@ def measure_cell(measure: Measure | None) -> str:
 
 def policy_table(policies: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a policy, one column a measure."""
-    measures = measures_of(dict(policies))
+    measures = measures_of(policies)
     headings = [f'<span title="{escape(MEASURES[m][1])}">{escape(MEASURES[m][0])}</span>' for m in measures]
     rows = (
         [escape(policy_name(policy)), *(measure_cell(read_measure(policies[policy].get(m))) for m in measures)]
-        for policy in in_order(dict(policies))
+        for policy in in_order(policies)
     )
     return table(["policy", *headings], rows)
 
@@ -50,7 +51,9 @@ def language_table(policies: Mapping[str, Mapping[str, Any]]) -> str:
     if not measures:
         return ""
     headings = [
-        f"{escape(LANGUAGES.get(language, language))}<br>{escape(MEASURES[m][0])}" for m in measures for language in languages
+        f"{escape(LANGUAGES.get(language, language))}<br>{escape(MEASURES[m][0])}"
+        for m in measures
+        for language in languages
     ]
     rows = (
         [

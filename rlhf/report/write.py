@@ -70,8 +70,7 @@ def _header(artefacts: Artefacts, name: str) -> str:
     ]
     road = " → ".join(stage for stage in (summary.get("seconds") or {}) if stage != "total").replace("_", "-")
     return (
-        f"<h1>{name}</h1><p>{escape(road)}</p>"
-        f'<p class="facts">{escape(" · ".join(fact for fact in facts if fact))}</p>'
+        f'<h1>{name}</h1><p>{escape(road)}</p><p class="facts">{escape(" · ".join(fact for fact in facts if fact))}</p>'
     )
 
 
@@ -85,7 +84,9 @@ def _missing(artefacts: Artefacts) -> str:
     """Which parts of a run were not found, so that a short report is not taken for a whole one."""
     if not artefacts.missing:
         return ""
-    return f'<p class="muted">Not in this folder, and so not in this report: {escape(", ".join(artefacts.missing))}.</p>'
+    return (
+        f'<p class="muted">Not in this folder, and so not in this report: {escape(", ".join(artefacts.missing))}.</p>'
+    )
 
 
 def _numbers(seconds: dict | None) -> list[float]:

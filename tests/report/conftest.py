@@ -16,7 +16,14 @@ PROMPTS = [
     ("如何終止一個程式？", "zh", "borderline"),
 ]
 ANSWERS = {
-    "pretrained": ["The mountain of the mountain is the", "山是山是山。", "You can", "可以用", "The process of", "程式是"],
+    "pretrained": [
+        "The mountain of the mountain is the",
+        "山是山是山。",
+        "You can",
+        "可以用",
+        "The process of",
+        "程式是",
+    ],
     "sft": [
         "Mount Everest, I think. Do you want to know more?",
         "玉山是台灣最高的山，海拔三千九百五十二公尺。你還想知道什麼？",
@@ -26,13 +33,22 @@ ANSWERS = {
         "對不起，這件事我不能幫忙。",
     ],
     "best_of_16": [
-        "Mount Everest.", "玉山。", "I cannot help with breaking into a house.", "這件事我不能幫忙。", "Use kill and its number.", "用 kill 指令。"
+        "Mount Everest.",
+        "玉山。",
+        "I cannot help with breaking into a house.",
+        "這件事我不能幫忙。",
+        "Use kill and its number.",
+        "用 kill 指令。",
     ],
     "ppo": [
-        "Mount Everest <8,849 m> & nothing else.", "台灣最高的山是玉山。", "I cannot help with that.", "我不能幫忙偷東西。",
-        "Find its number with ps, then kill it.", "先用 ps 找到編號，再用 kill。",
+        "Mount Everest <8,849 m> & nothing else.",
+        "台灣最高的山是玉山。",
+        "I cannot help with that.",
+        "我不能幫忙偷東西。",
+        "Find its number with ps, then kill it.",
+        "先用 ps 找到編號，再用 kill。",
     ],
-}  # fmt: skip
+}
 
 
 def measure(value: float, half: float = 0.03) -> dict[str, float]:
@@ -40,7 +56,15 @@ def measure(value: float, half: float = 0.03) -> dict[str, float]:
 
 
 def make_summary() -> dict:
-    gold = {"pretrained": 0.08, "sft": 0.52, "best_of_1": 0.53, "best_of_4": 0.66, "best_of_16": 0.73, "best_of_64": 0.74, "ppo": 0.77}
+    gold = {
+        "pretrained": 0.08,
+        "sft": 0.52,
+        "best_of_1": 0.53,
+        "best_of_4": 0.66,
+        "best_of_16": 0.73,
+        "best_of_64": 0.74,
+        "ppo": 0.77,
+    }
     kl = {"best_of_4": 0.64, "best_of_16": 1.83, "best_of_64": 3.17, "ppo": 2.4}
     policies = {
         name: {
@@ -59,11 +83,17 @@ def make_summary() -> dict:
             "accuracy": measure(accuracy, 0.015),
             "accuracy_limit": 0.86,
             "ece": 0.031,
-            "reliability": [{"confidence": 0.55 + 0.05 * i, "accuracy": 0.53 + 0.046 * i, "count": 50} for i in range(10)],
-            "accuracy_by_length_difference": [
-                {"low": low, "high": low + 10, "accuracy": accuracy + 0.001 * low, "count": 40} for low in range(-30, 30, 10)
+            "reliability": [
+                {"confidence": 0.55 + 0.05 * i, "accuracy": 0.53 + 0.046 * i, "count": 50} for i in range(10)
             ],
-            "cross": {"helpfulness": accuracy if name == "helpfulness" else 0.58, "safety": accuracy if name == "safety" else 0.61},
+            "accuracy_by_length_difference": [
+                {"low": low, "high": low + 10, "accuracy": accuracy + 0.001 * low, "count": 40}
+                for low in range(-30, 30, 10)
+            ],
+            "cross": {
+                "helpfulness": accuracy if name == "helpfulness" else 0.58,
+                "safety": accuracy if name == "safety" else 0.61,
+            },
         }
         for name, accuracy in {"helpfulness": 0.79, "safety": 0.83}.items()
     }
@@ -84,7 +114,10 @@ def make_run(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(make_summary()), encoding="utf-8")
     for stage, start in {"pretrain": 7.0, "sft": 3.0, "helpfulness": 0.69, "safety": 0.69}.items():
-        lines = [{"step": n, "loss": start * (0.35 + 0.65 * math.exp(-n / 80)) + draw.gauss(0, 0.03)} for n in range(10, 400, 10)]
+        lines = [
+            {"step": n, "loss": start * (0.35 + 0.65 * math.exp(-n / 80)) + draw.gauss(0, 0.03)}
+            for n in range(10, 400, 10)
+        ]
         for line in lines[4::5]:
             line["evaluation/loss"] = line["loss"] + 0.05
         write_lines(folder / stage / "metrics.jsonl", lines)
