@@ -43,6 +43,11 @@ def replicate_scalars(tree: Any, like: Any) -> Any:
     )
 
 
+def abstract_like(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays, without their values."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
 def create_train_state(
     model: nnx.Module, optimizer: optax.GradientTransformation, trainable: Any = nnx.Param
 ) -> tuple[nnx.GraphDef, TrainState]:

@@ -120,6 +120,46 @@ def apply_gradients(
     return next_state, report
 
 
+def gradient_step(
+    graphdef: nnx.GraphDef,
+    loss_function: LossFunction,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Any,
+    micro_batches: int = 1,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One training step as a pure function, for use inside `jax.jit` or `jax.lax.scan`.
+
+    Args:
+        graphdef: from `create_train_state`.
+        loss_function: differentiated with respect to the trainable parameters.
+        optimizer: the one that the state was created with.
+        state: before the step.
+        batch: pytree with a leading batch axis on every leaf.
+        micro_batches: parts of the batch that are in memory one after the other.
+
+    Returns:
+        The next state and float32 scalars: loss, weight (the loss's total weight), grad_norm before clipping, learning_rate,
+        skipped (updates skipped in a row), and the means of the loss function's own metrics, NaN for one whose weight is 0.
+    """
+
+    def sums_and_gradients(part):
+        def objective(trainable):
+            sums = loss_sums(loss_function, nnx.merge(graphdef, trainable, state.frozen), part)
+            return sums["loss"][0], sums
+
+        (_, sums), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
+        return sums, gradients
+
+    sums, gradient_sum = accumulate_gradients(sums_and_gradients, batch, micro_batches)
+    loss_sum, weight = sums["loss"]
+    divisor = jnp.where(weight == 0, 1, weight)
+    gradients = jax.tree.map(lambda leaf: leaf / divisor, gradient_sum)
+    next_state, report = apply_gradients(state, gradients, loss_sum / divisor, optimizer)
+    means = {name: total / weight for name, (total, weight) in sums.items()}
+    return next_state, {**means, "loss": loss_sum / divisor, "weight": weight, **report}
+
+
 def _mesh_shardings(state: TrainState) -> Any:
     """Shardings to keep the state in, or None (let jax choose) when it lives on one device."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -132,40 +172,17 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     micro_batches: int = 1,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """Make the train step (state, batch) → (next state, metrics), compiled once for each batch shape.
+    """Make the compiled train step (state, batch) → (next state, metrics) out of `gradient_step`.
 
-    All of the state but `frozen` is donated: the arrays passed in may not be used again. On a mesh the next state keeps the
-    shardings of the state that the first call sees, and the batch may be sharded along its rows.
-
-    Args:
-        graphdef: from `create_train_state`.
-        loss_function: differentiated with respect to the trainable parameters.
-        optimizer: the one that the state was created with.
-        micro_batches: parts of the batch that are in memory one after the other.
-
-    Returns:
-        The step. Its metrics are float32 scalars on the device: loss, weight (the loss's total weight), grad_norm before
-        clipping, learning_rate, skipped (updates skipped in a row), and the means of the loss function's own metrics, NaN
-        for one whose weight is 0.
+    It is compiled once for each batch shape. All of the state but `frozen` (which other models may share) is donated: the
+    arrays passed in may not be used again. On a mesh the next state keeps the shardings that the first call sees, and the
+    batch may be sharded along its rows.
     """
 
     def train_step(carried: TrainState, frozen: Any, batch: Any):
-        def sums_and_gradients(part):
-            def objective(trainable):
-                sums = loss_sums(loss_function, nnx.merge(graphdef, trainable, frozen), part)
-                return sums["loss"][0], sums
-
-            (_, sums), gradients = jax.value_and_grad(objective, has_aux=True)(carried.trainable)
-            return sums, gradients
-
-        sums, gradient_sum = accumulate_gradients(sums_and_gradients, batch, micro_batches)
-        weight = sums["loss"][1]
-        divisor = jnp.where(weight == 0, 1, weight)
-        gradients = jax.tree.map(lambda leaf: leaf / divisor, gradient_sum)
-        loss = sums["loss"][0] / divisor
-        next_state, report = apply_gradients(carried, gradients, loss, optimizer)
-        means = {name: total / weight for name, (total, weight) in sums.items()}
-        return next_state, {**means, "loss": loss, "weight": weight, **report}
+        state = dataclasses.replace(carried, frozen=frozen)
+        next_state, metrics = gradient_step(graphdef, loss_function, optimizer, state, batch, micro_batches)
+        return dataclasses.replace(next_state, frozen=None), metrics
 
     compiled: list[Callable] = []
 

@@ -1,6 +1,3 @@
-import json
-import os
-import resource
 import subprocess
 import sys
 import textwrap
@@ -15,6 +12,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rlhf.errors import UserError
 from rlhf.training.checkpoint import Checkpointer
+
+# Orbax leaves its coroutines and event loop unfinished when a read fails.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
 
 
 def make_state(seed: int = 0):
