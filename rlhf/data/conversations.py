@@ -58,7 +58,9 @@ def _turn_text(turn: dict[str, Any], text_key: str, index: int) -> str:
     content = turn[text_key]
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
         return "".join(part["text"] for part in content)
     if content is None and turn.get("tool_calls"):
         return json.dumps(turn["tool_calls"], ensure_ascii=False)
@@ -71,7 +73,7 @@ def is_hh_text(value: Any) -> bool:
 
 
 def parse_hh_text(text: str) -> tuple[Message, ...]:
-    """A dialogue written as `\\n\\nHuman: … \\n\\nAssistant: …`; two turns in a row of one speaker become one.
+    """A dialogue written as `\\n\\nHuman: … \\n\\nAssistant: …`; two turns in a row of one speaker become one turn of two lines.
 
     A last `\\n\\nAssistant:` with nothing after it is kept as an empty answer.
     """
@@ -82,7 +84,7 @@ def parse_hh_text(text: str) -> tuple[Message, ...]:
         content = content.strip()
         if messages and messages[-1].role == role:
             earlier = messages.pop().content
-            content = f"{earlier}\n\n{content}".strip()
+            content = f"{earlier}\n{content}".strip()
         messages.append(Message(role, content))
     return tuple(messages)
 

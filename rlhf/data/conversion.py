@@ -37,7 +37,9 @@ def as_prompts(records: Iterable[Record]) -> list[Prompt]:
     if isinstance(first, Comparison):
         return [_prompt(first.prompt, first.origin, first.metadata)]
     return [
-        _prompt(record.messages[:-1], record.origin, {**record.metadata, "reference_answer": record.messages[-1].content})
+        _prompt(
+            record.messages[:-1], record.origin, {**record.metadata, "reference_answer": record.messages[-1].content}
+        )
         if isinstance(record, Demonstration)
         else record
         for record in records

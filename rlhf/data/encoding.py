@@ -106,7 +106,9 @@ def encode_comparison(tokenizer: "PreTrainedTokenizerFast", comparison: Comparis
     )
 
 
-def decode_response(tokenizer: "PreTrainedTokenizerFast", tokens: Sequence[int] | Int[np.ndarray, " response_time"]) -> str:
+def decode_response(
+    tokenizer: "PreTrainedTokenizerFast", tokens: Sequence[int] | Int[np.ndarray, " response_time"]
+) -> str:
     """The text of an answer: what comes before the first end-of-sequence token, without the space that the template puts there."""
     ids = [int(token) for token in tokens]
     if tokenizer.eos_token_id in ids:
@@ -142,7 +144,9 @@ def _encode_context(tokenizer: "PreTrainedTokenizerFast", context: str, done: st
     if not done:
         ids = codec.opening.encode(context, add_special_tokens=False).ids
     elif context.startswith(done):
-        ids = codec.continuation.encode(context[len(done) :].removeprefix(tokenizer.eos_token), add_special_tokens=False).ids
+        ids = codec.continuation.encode(
+            context[len(done) :].removeprefix(tokenizer.eos_token), add_special_tokens=False
+        ).ids
     else:
         raise UserError(
             "the tokenizer's chat template writes earlier answers differently once the dialogue goes on, so a dialogue cannot be"

@@ -97,7 +97,11 @@ def _instruction_turns(record: Columns) -> tuple[Message, ...]:
     if isinstance(record.get("system"), str) and record["system"]:
         turns.append(Message("system", record["system"]))
     for exchange in record.get("history") or []:
-        if not (isinstance(exchange, list | tuple) and len(exchange) == 2 and all(isinstance(turn, str) for turn in exchange)):
+        if not (
+            isinstance(exchange, list | tuple)
+            and len(exchange) == 2
+            and all(isinstance(turn, str) for turn in exchange)
+        ):
             raise BadRecord("column history: expected a list of [question, answer]")
         turns += [Message("user", exchange[0]), Message("assistant", exchange[1])]
     instruction = _text_column(record, "instruction")
@@ -140,7 +144,9 @@ def _labelled(record: Columns, origin: str) -> list[Demonstration]:
     return _message_list(_first_column(record, _TURN_COLUMNS) or "messages")(labelled, origin)
 
 
-def _comparison(prompt: tuple[Message, ...], chosen: str, rejected: str, origin: str, rest: Columns) -> list[Comparison]:
+def _comparison(
+    prompt: tuple[Message, ...], chosen: str, rejected: str, origin: str, rest: Columns
+) -> list[Comparison]:
     """An empty rejected answer is a fair comparison; an empty preferred one and a tie teach nothing."""
     if chosen == rejected:
         raise LeftOut("tie: both answers are the same")
@@ -301,18 +307,24 @@ LAYOUTS: tuple[Layout, ...] = (
         "sharegpt_pair",
         "comparisons",
         "conversations or messages + chosen + rejected",
-        lambda record: _is_pair(record) and _has_turns(record) and not _has_prompt(record) and not _is_dialogue_pair(record),
+        lambda record: (
+            _is_pair(record) and _has_turns(record) and not _has_prompt(record) and not _is_dialogue_pair(record)
+        ),
         _sharegpt_pair,
     ),
-    Layout("dialogue_pair", "comparisons", "chosen + rejected (lists of turns)", _is_dialogue_pair, _conversational_pair),
+    Layout(
+        "dialogue_pair", "comparisons", "chosen + rejected (lists of turns)", _is_dialogue_pair, _conversational_pair
+    ),
     Layout(
         "hh",
         "comparisons",
         "chosen + rejected (text with Human: and Assistant: turns)",
-        lambda record: _is_pair(record)
-        and isinstance(record["chosen"], str)
-        and not _has_prompt(record)
-        and not _has_turns(record),
+        lambda record: (
+            _is_pair(record)
+            and isinstance(record["chosen"], str)
+            and not _has_prompt(record)
+            and not _has_turns(record)
+        ),
         _hh_pair,
     ),
     Layout(

@@ -43,7 +43,11 @@ def encode_documents(tokenizer: "PreTrainedTokenizerFast", documents: Iterable[D
 
 
 def encode_demonstrations(
-    tokenizer: "PreTrainedTokenizerFast", demonstrations: Sequence[Demonstration], *, max_length: int, too_long: TooLong = "error"
+    tokenizer: "PreTrainedTokenizerFast",
+    demonstrations: Sequence[Demonstration],
+    *,
+    max_length: int,
+    too_long: TooLong = "error",
 ) -> tuple[list[EncodedSequence], int]:
     """Dialogues of at most `max_length` tokens, and how many longer ones were left out."""
     return _within_limit(
@@ -56,7 +60,11 @@ def encode_demonstrations(
 
 
 def encode_comparisons(
-    tokenizer: "PreTrainedTokenizerFast", comparisons: Sequence[Comparison], *, max_length: int, too_long: TooLong = "error"
+    tokenizer: "PreTrainedTokenizerFast",
+    comparisons: Sequence[Comparison],
+    *,
+    max_length: int,
+    too_long: TooLong = "error",
 ) -> tuple[list[EncodedPair], int]:
     """Comparisons of which the prompt with either answer has at most `max_length` tokens, and how many were left out."""
     return _within_limit(
@@ -100,5 +108,7 @@ def _within_limit(
                 fix='raise max_length, or set too_long to "skip" to leave such records out',
             )
     if records and not kept:
-        raise UserError(f"all {len(records)} records are longer than max_length, {max_length} tokens", fix="raise max_length")
+        raise UserError(
+            f"all {len(records)} records are longer than max_length, {max_length} tokens", fix="raise max_length"
+        )
     return kept, len(records) - len(kept)

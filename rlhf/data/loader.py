@@ -36,7 +36,7 @@ def batches(
     Args:
         rows: all examples along the leading axis of every array.
         batch_size: rows of the global batch, over all processes.
-        seed: of the shuffle, from 0 to 2**32 − 1.
+        seed: of the shuffle, 0 or more.
         start_step: the first batch to hand out, counted from the start of the first epoch.
         shuffle: False keeps the order of the rows.
         epochs: how often the rows are gone through; None goes on for ever.
@@ -58,11 +58,16 @@ def batches(
         raise UserError(f"batch_size {batch_size} does not divide by the {process_count} processes")
     indices = grain.MapDataset.range(count)
     if shuffle:
-        indices = indices.shuffle(seed=seed)
-    indices = indices.batch(batch_size, drop_remainder=True).repeat(epochs)
+        indices = indices.shuffle(seed=_spread(seed))
+    indices = indices.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat(epochs)
     share = batch_size // process_count
     mine = slice(process_index * share, (process_index + 1) * share)
     return (take_rows(rows, indices[step][mine]) for step in range(start_step, len(indices)))
+
+
+def _spread(seed: int) -> int:
+    """A seed far from its neighbours'. Grain adds the epoch to it: seed 0 in its second epoch would equal seed 1 in its first."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def row_count(rows: Rows) -> int:

@@ -2,9 +2,10 @@
 
 import glob
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf.data.readers import READERS, RawRecord, file_format, read_records
 from rlhf.errors import UserError
@@ -40,9 +41,14 @@ def find_sources(path: str | Sequence[str], *, split: str, name: str | None, str
         UserError: nothing is there, or a file's format is unknown.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    if not paths:
-        raise UserError("data.path is an empty list", fix="give at least one file, folder or hub name")
+    if not any(paths):
+        raise UserError("data.path is not set", fix="give at least one file, folder or hub name")
     return [source for each in paths for source in _sources_of(each, split, name, streaming)]
+
+
+def rows_in_memory(rows: Sequence[Mapping[str, Any]]) -> Source:
+    """Records that a program already holds, as a source like any other; each is named by its number."""
+    return Source("rows in memory", lambda _: ((f"row {index}", dict(row)) for index, row in enumerate(rows)))
 
 
 def _sources_of(path: str, split: str, name: str | None, streaming: bool) -> list[Source]:
@@ -54,7 +60,9 @@ def _sources_of(path: str, split: str, name: str | None, streaming: bool) -> lis
     if any(mark in path for mark in "*?["):
         return _glob_sources(path)
     if _looks_local(path):
-        raise UserError(f"data.path {path} does not exist", fix="check the path (it is taken from the folder you run in)")
+        raise UserError(
+            f"data.path {path} does not exist", fix="check the path (it is taken from the folder you run in)"
+        )
     return [Source(f"{path}[{split}]", lambda _: _hub_records(path, split, name, streaming))]
 
 
@@ -73,7 +81,10 @@ def _glob_sources(pattern: str) -> list[Source]:
     matches = sorted(Path(match) for match in glob.glob(str(Path(pattern).expanduser()), recursive=True))
     files = [match for match in matches if match.is_file() and file_format(match)]
     if not files:
-        raise UserError(f"data.path {pattern} matches no data file", fix="check the pattern (it is taken from the folder you run in)")
+        raise UserError(
+            f"data.path {pattern} matches no data file",
+            fix="check the pattern (it is taken from the folder you run in)",
+        )
     return [_file_source(file) for file in files]
 
 
@@ -82,7 +93,9 @@ def _folder_sources(folder: Path, split: str) -> list[Source]:
         return [Source(f"{folder}[{split}]", lambda _: _saved_records(folder, split))]
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file_format(file))
     if not files:
-        raise UserError(f"data.path {folder} has no data file", fix=f"put {', '.join(READERS)} files there (also with .gz)")
+        raise UserError(
+            f"data.path {folder} has no data file", fix=f"put {', '.join(READERS)} files there (also with .gz)"
+        )
     of_split = [file for file in files if _split_of(file) in (None, _SPLIT_NAMES.get(split, split))]
     if not of_split:
         splits = sorted({_split_of(file) or "" for file in files})
@@ -119,7 +132,9 @@ def _saved_records(folder: Path, split: str) -> Iterator[RawRecord]:
     dataset = datasets.load_from_disk(str(folder))
     if isinstance(dataset, datasets.DatasetDict):
         if split not in dataset:
-            raise UserError(f"data.path {folder} has no split {split!r}", fix=f"set data.split to one of {', '.join(dataset)}")
+            raise UserError(
+                f"data.path {folder} has no split {split!r}", fix=f"set data.split to one of {', '.join(dataset)}"
+            )
         dataset = dataset[split]
     for index, record in enumerate(dataset):
         yield f"{folder}[{split}]:row {index}", dict(record)

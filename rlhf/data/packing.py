@@ -48,7 +48,9 @@ def pack_sequences(sequences: Sequences, row_length: int, *, pad_token: int = 0)
         ValueError: a sequence is empty or longer than a row.
     """
     _check_lengths([len(tokens) for tokens, _ in sequences], row_length)
-    return _lay_out(sequences, _best_fit_decreasing([len(tokens) for tokens, _ in sequences], row_length), row_length, pad_token)
+    return _lay_out(
+        sequences, _best_fit_decreasing([len(tokens) for tokens, _ in sequences], row_length), row_length, pad_token
+    )
 
 
 def pad_sequences(sequences: Sequences, row_length: int, *, pad_token: int = 0) -> SequenceBatch:

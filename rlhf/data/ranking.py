@@ -1,4 +1,4 @@
-"""Preference strengths: ranked lists to weighted comparisons, score columns to margins (2203.02155, section 3.5; 2307.09288, 3.2.2)."""
+"""Preference strengths: ranked lists to weighted comparisons (2203.02155, section 3.5), score columns to margins (2307.09288)."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -41,7 +41,9 @@ def read_records(path: Path, *, text_lines: bool = False) -> Iterator[RawRecord]
     try:
         yield from reader(path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}", fix="check that the file is complete and in UTF-8") from error
+        raise UserError(
+            f"{path} cannot be read: {error}", fix="check that the file is complete and in UTF-8"
+        ) from error
 
 
 def file_format(path: Path) -> str | None:
@@ -79,7 +81,9 @@ def _read_json(path: Path) -> Iterator[RawRecord]:
         if error.msg == "Extra data":  # one object a line under the name .json, as is common
             yield from _read_json_lines(path)
             return
-        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}", fix="mend the file or write it anew") from error
+        raise UserError(
+            f"{path}:{error.lineno}: not valid JSON: {error.msg}", fix="mend the file or write it anew"
+        ) from error
     for index, record in enumerate(_record_list(path, content)):
         yield f"{path}:record {index}", _object(record)
 
@@ -87,7 +91,9 @@ def _read_json(path: Path) -> Iterator[RawRecord]:
 def _record_list(path: Path, content: Any) -> list[Any]:
     if isinstance(content, list):
         return content
-    lists = {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
+    lists = (
+        {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
+    )
     if len(lists) != 1:
         raise UserError(
             f"{path}: expected a list of records, or an object with one list in it; found "
@@ -98,7 +104,11 @@ def _record_list(path: Path, content: Any) -> list[Any]:
 
 
 def _object(value: Any) -> dict[str, Any] | BadRecord:
-    return value if isinstance(value, dict) else BadRecord(f"expected an object with named columns, found {type(value).__name__}")
+    return (
+        value
+        if isinstance(value, dict)
+        else BadRecord(f"expected an object with named columns, found {type(value).__name__}")
+    )
 
 
 def _read_parquet(path: Path) -> Iterator[RawRecord]:
@@ -108,7 +118,9 @@ def _read_parquet(path: Path) -> Iterator[RawRecord]:
     try:
         table = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}", fix="check that the file was downloaded completely") from error
+        raise UserError(
+            f"{path} is not a Parquet file: {error}", fix="check that the file was downloaded completely"
+        ) from error
     row = 0
     for batch in table.iter_batches():
         for record in batch.to_pylist():
@@ -129,7 +141,10 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[RawRecord]:
             if record is None:
                 return
             if None in record or None in record.values():
-                yield f"{path}:{rows.line_num}", BadRecord(f"expected {len(rows.fieldnames or [])} columns, as in the header")
+                yield (
+                    f"{path}:{rows.line_num}",
+                    BadRecord(f"expected {len(rows.fieldnames or [])} columns, as in the header"),
+                )
             else:
                 yield f"{path}:{rows.line_num}", record
 

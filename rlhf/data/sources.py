@@ -6,7 +6,7 @@ comparisons are demonstrations, and the turns before any answer are a prompt.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
@@ -15,12 +15,15 @@ from rlhf.data.bad_records import BadRecord, LeftOut
 from rlhf.data.conversion import as_demonstrations, as_prompts
 from rlhf.data.held_out import split_held_out
 from rlhf.data.layouts import LAYOUTS, Kind, Layout, Record
-from rlhf.data.locations import Source, find_sources
+from rlhf.data.locations import Source, find_sources, rows_in_memory
 from rlhf.data.readers import RawRecord
 from rlhf.data.records import Comparison, Demonstration, Document, Prompt
 from rlhf.errors import UserError
 
 __all__ = ["DataConfig", "load_comparisons", "load_demonstrations", "load_documents", "load_prompts", "split_held_out"]
+
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class DataConfig:
         held_out: fraction of the records, 0 to below 1, that is kept out of training for evaluation.
     """
 
-    path: str | list[str]
+    path: str | list[str] = ""
     split: str = "train"
     name: str | None = None
     streaming: bool = False
@@ -51,35 +54,42 @@ class DataConfig:
     def __post_init__(self):
         known = [layout.name for layout in LAYOUTS]
         if self.layout != "auto" and self.layout not in known:
-            raise UserError(f"data.layout: no layout is called {self.layout!r}", fix=f"choose auto or one of {', '.join(known)}")
+            raise UserError(
+                f"data.layout: no layout is called {self.layout!r}", fix=f"choose auto or one of {', '.join(known)}"
+            )
         if not 0 <= self.held_out < 1:
             raise UserError(f"data.held_out: expected a fraction from 0 to below 1, found {self.held_out}")
         if self.limit is not None and self.limit < 1:
-            raise UserError(f"data.limit: expected at least 1, found {self.limit}", fix="leave it out to read everything")
+            raise UserError(
+                f"data.limit: expected at least 1, found {self.limit}", fix="leave it out to read everything"
+            )
 
 
-def load_documents(config: DataConfig) -> list[Document]:
-    """Reads plain text for pretraining; raises UserError on anything that the user has to mend."""
-    return _load(config, _DOCUMENTS)
+def load_documents(config: DataConfig, rows: Rows | None = None) -> list[Document]:
+    """Reads plain text for pretraining; raises UserError on anything that the user has to mend.
+
+    Here as in the other loaders, `rows` are records already in memory, in any of the layouts, read instead of `config.path`.
+    """
+    return _load(config, _DOCUMENTS, rows)
 
 
-def load_demonstrations(config: DataConfig) -> list[Demonstration]:
+def load_demonstrations(config: DataConfig, rows: Rows | None = None) -> list[Demonstration]:
     """Reads dialogues to imitate; of comparisons, the prompt with its preferred answer; of labelled answers, the good ones."""
-    return _load(config, _DEMONSTRATIONS)
+    return _load(config, _DEMONSTRATIONS, rows)
 
 
-def load_comparisons(config: DataConfig) -> list[Comparison]:
+def load_comparisons(config: DataConfig, rows: Rows | None = None) -> list[Comparison]:
     """Reads pairs of answers, the preferred one first; ranked lists give all their pairs. Ties are left out and counted."""
-    return _load(config, _COMPARISONS)
+    return _load(config, _COMPARISONS, rows)
 
 
-def load_prompts(config: DataConfig) -> list[Prompt]:
+def load_prompts(config: DataConfig, rows: Rows | None = None) -> list[Prompt]:
     """Reads prompts to answer; of dialogues and comparisons, the turns before the last answer.
 
     A column `is_safety` tags safety prompts. Plain text is taken as prompts only with `layout: prompt`; a .txt file then holds
     one prompt a line.
     """
-    return _load(config, _PROMPTS)
+    return _load(config, _PROMPTS, rows)
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,14 @@ class _Tally:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def _load(config: DataConfig, demand: _Demand) -> list[Any]:
+def _load(config: DataConfig, demand: _Demand, rows: Rows | None) -> list[Any]:
     results: list[Any] = []
     remaining = config.limit
-    for source in find_sources(config.path, split=config.split, name=config.name, streaming=config.streaming):
+    if rows is None:
+        sources = find_sources(config.path, split=config.split, name=config.name, streaming=config.streaming)
+    else:
+        sources = [rows_in_memory(rows)]
+    for source in sources:
         if remaining == 0:
             break
         tally = _Tally()
@@ -138,14 +152,17 @@ def _recognise(
             continue
         layout = _named_layout(config.layout, demand) if config.layout != "auto" else _layout_of(record, origin, demand)
         return layout, chain([(origin, record)], records)
-    raise UserError(f"data.path {source.name} is empty: it has no record that can be read", fix="check the path and the file")
+    raise UserError(
+        f"data.path {source.name} is empty: it has no record that can be read", fix="check the path and the file"
+    )
 
 
 def _named_layout(name: str, demand: _Demand) -> Layout:
     layout = next(layout for layout in LAYOUTS if layout.name == name)
     if layout.kind not in demand.kinds:
         raise UserError(
-            f"data.layout: {name} holds {layout.kind}, but {demand.what} are needed here", fix=f"choose one of\n{_accepted(demand)}"
+            f"data.layout: {name} holds {layout.kind}, but {demand.what} are needed here",
+            fix=f"choose one of\n{_accepted(demand)}",
         )
     return layout
 
@@ -158,7 +175,9 @@ def _layout_of(record: dict[str, Any], origin: str, demand: _Demand) -> Layout:
             return of_kind[0]
         if of_kind:
             names = " and ".join(layout.name for layout in of_kind)
-            raise UserError(f"{origin}: the columns {sorted(record)} fit the layouts {names}", fix="choose one as data.layout")
+            raise UserError(
+                f"{origin}: the columns {sorted(record)} fit the layouts {names}", fix="choose one as data.layout"
+            )
     if any(layout.kind == "labelled answers" for layout in fitting):
         raise UserError(
             f"{origin}: this data set holds single answers with a label (KTO); {demand.what} are needed here",

@@ -49,18 +49,23 @@ def text_codec(tokenizer: "PreTrainedTokenizerFast") -> TextCodec:
 
 
 def _make_codec(backend: "Tokenizer") -> TextCodec:
+    content = json.loads(backend.to_str())
+    opening, document = _copy(content, literal=False), _copy(content, literal=True)
+    exact = _without_added_space(content)
+    if exact == content:  # as in byte-level tokenizers; copies of a large vocabulary take a second
+        return TextCodec(opening, opening, document, document)
+    return TextCodec(opening, _copy(exact, literal=False), _copy(exact, literal=True), document)
+
+
+def _copy(content: dict[str, Any], *, literal: bool) -> "Tokenizer":
+    """A tokenizer with this content that neither cuts nor pads; a literal one takes special tokens' marks as ordinary text."""
     from tokenizers import Tokenizer
 
-    whole = backend.to_str()
-    piece = json.dumps(_without_added_space(json.loads(whole)))
-    literal, document = Tokenizer.from_str(piece), Tokenizer.from_str(whole)
-    literal.encode_special_tokens = True
-    document.encode_special_tokens = True
-    copies = TextCodec(Tokenizer.from_str(whole), Tokenizer.from_str(piece), literal, document)
-    for copy in (copies.opening, copies.continuation, literal, document):
-        copy.no_truncation()
-        copy.no_padding()
-    return copies
+    copy = Tokenizer.from_str(json.dumps(content))
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = literal
+    return copy
 
 
 def _without_added_space(content: dict[str, Any]) -> dict[str, Any]:

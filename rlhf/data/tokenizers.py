@@ -100,7 +100,10 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
 def _tokenizer_folder(path: Path) -> Path:
     """The folder with the tokenizer's files: the path itself, or `model/` or `tokenizer/` inside a stage's output."""
     for folder in (path, path / "model", path / "tokenizer"):
-        if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "encoder.json", "vocab.json")):
+        if any(
+            (folder / name).exists()
+            for name in ("tokenizer.json", "tokenizer_config.json", "encoder.json", "vocab.json")
+        ):
             return folder
     return path
 
@@ -110,7 +113,9 @@ def _load_pretrained(folder: Path, given: str) -> "PreTrainedTokenizerFast":
 
     is_local_path = folder.exists() or folder.is_absolute() or given.startswith((".", "~")) or given.count("/") > 1
     if is_local_path and not folder.is_dir():
-        raise UserError(f"tokenizer: the folder {given} does not exist", fix="check the path, or run the stage that writes it first")
+        raise UserError(
+            f"tokenizer: the folder {given} does not exist", fix="check the path, or run the stage that writes it first"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=is_local_path)
     except (OSError, ValueError, KeyError) as error:

@@ -8,7 +8,9 @@ from rlhf.data.tokenizers import load_tokenizer, train_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
-ENGLISH = "The capital of France is Paris. USER: What is the highest mountain? AI: It is Jade Mountain, 3952 metres high. "
+ENGLISH = (
+    "The capital of France is Paris. USER: What is the highest mountain? AI: It is Jade Mountain, 3952 metres high. "
+)
 CHINESE = "台灣最高的山是玉山，海拔三千九百五十二公尺。法國的首都是巴黎。"
 
 
@@ -32,17 +34,35 @@ def sentence_piece():
 
     words = ["▁is", "▁P", "ar", "is", "▁the", "▁Paris", "th", "▁t", "▁th", "▁i", "ari", "aris", "▁Par"]
     letters = sorted({letter for word in words for letter in word})
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "▁t", "▁th", "▁the", "▁P", "ar", "is"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *letters,
+        "▁t",
+        "▁th",
+        "▁the",
+        "▁P",
+        "ar",
+        "is",
+    ]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "P"), ("a", "r"), ("i", "s")]
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
     )
 
 

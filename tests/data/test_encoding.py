@@ -21,11 +21,15 @@ from rlhf.errors import UserError
 
 # SentencePiece writes a space as "▁" and so cannot tell the two apart; every other character must survive.
 LETTERS = st.one_of(
-    st.characters(codec="utf-8", exclude_characters="▁"), st.sampled_from("ab P.is台灣玉山，\n  é😀"), st.sampled_from(["</s>", "<|eos|>", "<s>", " is"])
+    st.characters(codec="utf-8", exclude_characters="▁"),
+    st.sampled_from("ab P.is台灣玉山，\n  é😀"),
+    st.sampled_from(["</s>", "<|eos|>", "<s>", " is"]),
 )
 SAID = st.lists(LETTERS, max_size=12).map("".join)
 DIALOGUES = st.lists(SAID, min_size=2, max_size=6).map(
-    lambda texts: tuple(Message("assistant" if index % 2 else "user", text) for index, text in enumerate(texts[: len(texts) // 2 * 2]))
+    lambda texts: tuple(
+        Message("assistant" if index % 2 else "user", text) for index, text in enumerate(texts[: len(texts) // 2 * 2])
+    )
 )
 QUICK = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
@@ -41,7 +45,10 @@ def tokenizer(request):
 def test_a_dialogue_is_its_prompt_and_then_its_answer(tokenizer, template, dialogue):
     apply_template(tokenizer, template)
     tokens, loss_mask = encode_demonstration(tokenizer, dialogue)
-    prompt, response = encode_prompt(tokenizer, dialogue[:-1]), encode_response(tokenizer, dialogue[:-1], dialogue[-1].content)
+    prompt, response = (
+        encode_prompt(tokenizer, dialogue[:-1]),
+        encode_response(tokenizer, dialogue[:-1], dialogue[-1].content),
+    )
     np.testing.assert_array_equal(tokens, np.concatenate([prompt, response]))
     np.testing.assert_array_equal(loss_mask[len(prompt) :], True)
     for end in range(2, len(dialogue), 2):
@@ -65,7 +72,12 @@ def test_an_answer_comes_back_unchanged(tokenizer, template, question, answer):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_ordinary_dialogues_encode_as_transformers_does(tokenizer, template):
     apply_template(tokenizer, template)
-    dialogue = [Message("user", "What is it?"), Message("assistant", "Paris 玉山."), Message("user", "Sure?"), Message("assistant", "Yes.")]
+    dialogue = [
+        Message("user", "What is it?"),
+        Message("assistant", "Paris 玉山."),
+        Message("user", "Sure?"),
+        Message("assistant", "Yes."),
+    ]
     tokens, loss_mask = encode_demonstration(tokenizer, dialogue)
     expected = tokenizer.apply_chat_template(
         [{"role": message.role, "content": message.content} for message in dialogue],
@@ -94,10 +106,16 @@ def test_documents_begin_and_end_once(tokenizer):
 def test_templates_that_strip_and_surround_answers(sentence_piece):
     """The form of Llama 2: a space on either side of the stripped answer."""
     sentence_piece.chat_template = (
-        "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'] + ' [/INST]' }}"
+        "{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + message['content'] + ' [/INST]' }}"
         "{% else %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
     )
-    dialogue = [Message("user", "q"), Message("assistant", " Paris\n"), Message("user", "r"), Message("assistant", "is")]
+    dialogue = [
+        Message("user", "q"),
+        Message("assistant", " Paris\n"),
+        Message("user", "r"),
+        Message("assistant", "is"),
+    ]
     tokens, _ = encode_demonstration(sentence_piece, dialogue)
     assert sentence_piece.decode(tokens) == "<s>[INST] q [/INST] Paris </s><s>[INST] r [/INST] is </s>"
     assert decode_response(sentence_piece, encode_response(sentence_piece, dialogue[:1], "Paris")) == "Paris"
@@ -125,7 +143,9 @@ def test_a_tokenizer_without_template_says_so(byte_level):
 
 def test_comparison(byte_level):
     apply_template(byte_level, "user_ai")
-    pair = encode_comparison(byte_level, Comparison((Message("user", "q"),), "good", "", margin=0.5, weight=0.25), index=7)
+    pair = encode_comparison(
+        byte_level, Comparison((Message("user", "q"),), "good", "", margin=0.5, weight=0.25), index=7
+    )
     assert byte_level.decode(np.concatenate([pair.prompt, pair.chosen])) == "<|bos|>USER: q AI: good<|eos|>"
     assert byte_level.decode(pair.rejected) == " <|eos|>"
     assert (pair.margin, pair.weight, pair.index) == (0.5, 0.25, 7)
@@ -145,7 +165,7 @@ def test_limits(byte_level):
         assert (len(kept), skipped) == (len(records) - 1, 1)
         with pytest.raises(UserError, match=r"p.jsonl:2: \d+ tokens, the limit \(max_length\) is 40"):
             encode(byte_level, records, max_length=40)
-        with pytest.raises(UserError, match="all .* longer"):
+        with pytest.raises(UserError, match=r"all .* longer"):
             encode(byte_level, records, max_length=1, too_long="skip")
     kept, _ = encode_prompts(byte_level, cases[0][1], max_length=40, too_long="skip")
     assert [prompt.index for prompt in kept] == [0, 2]
@@ -156,7 +176,12 @@ def test_limits(byte_level):
 def test_ten_thousand_short_dialogues_take_seconds(byte_level):
     apply_template(byte_level, "user_ai")
     records = [
-        Demonstration((Message("user", f"What is the height of mountain {index}?"), Message("assistant", "It is 3952 metres high.")))
+        Demonstration(
+            (
+                Message("user", f"What is the height of mountain {index}?"),
+                Message("assistant", "It is 3952 metres high."),
+            )
+        )
         for index in range(1000)
     ]
     start = time.perf_counter()
@@ -167,7 +192,12 @@ def test_ten_thousand_short_dialogues_take_seconds(byte_level):
 def test_published_tokenizers_keep_the_guarantee(shared, gpt2):
     stories = load_tokenizer(shared / "models/stories260k")
     smollm = load_tokenizer(shared / "data/tokenizers/smollm2")
-    dialogue = [Message("user", "What is 玉山?"), Message("assistant", " A mountain. "), Message("user", "Sure?"), Message("assistant", "是的 </s>")]
+    dialogue = [
+        Message("user", "What is 玉山?"),
+        Message("assistant", " A mountain. "),
+        Message("user", "Sure?"),
+        Message("assistant", "是的 </s>"),
+    ]
     for tokenizer in (stories, smollm, gpt2):
         for template in TEMPLATES:
             apply_template(tokenizer, template)

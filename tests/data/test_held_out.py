@@ -12,7 +12,9 @@ def comparison(prompt, index):
 
 
 @given(
-    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40).filter(lambda prompts: len(set(prompts)) > 1),
+    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40).filter(
+        lambda prompts: len(set(prompts)) > 1
+    ),
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 5),
 )

@@ -100,7 +100,9 @@ def test_documents_and_metadata(tmp_path):
 
 
 def test_safety_tag_and_other_columns_reach_the_prompt(tmp_path):
-    first, second = load(load_prompts, tmp_path, {"prompt": "a", "is_safety": True, "gold": 3}, {"prompt": "b", "is_safety": "false"})
+    first, second = load(
+        load_prompts, tmp_path, {"prompt": "a", "is_safety": True, "gold": 3}, {"prompt": "b", "is_safety": "false"}
+    )
     assert (first.is_safety, first.metadata) == (True, {"gold": 3})
     assert not second.is_safety
     (derived,) = load(load_prompts, tmp_path, {"messages": TURNS, "is_safety": 1})
@@ -118,7 +120,9 @@ def test_margins(tmp_path):
 
 def test_ranked_list_gives_all_pairs_and_counts_once(tmp_path):
     pairs = load(load_comparisons, tmp_path, {"prompt": "Q?", "responses": ["a", "b", "c", "d"]})
-    assert [(pair.chosen, pair.rejected) for pair in pairs] == [tuple(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")]
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [
+        tuple(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")
+    ]
     assert sum(pair.weight for pair in pairs) == pytest.approx(1)
 
 
@@ -133,7 +137,7 @@ def test_ranked_ties_by_score_or_text_are_dropped(tmp_path):
 def test_hh_turns_are_split_and_an_empty_rejected_answer_is_kept(tmp_path):
     opening = "\n\nHuman: one\n\nAssistant: two\n\nAssistant: three\n\nHuman: four\n\nAssistant:"
     (pair,) = load(load_comparisons, tmp_path, {"chosen": opening + " five\n\nsix ", "rejected": opening})
-    assert [message.content for message in pair.prompt] == ["one", "two\n\nthree", "four"]
+    assert [message.content for message in pair.prompt] == ["one", "two\nthree", "four"]
     assert (pair.chosen, pair.rejected) == ("five\n\nsix", "")
 
 
@@ -146,7 +150,11 @@ def test_hh_turns_are_split_and_an_empty_rejected_answer_is_kept(tmp_path):
     ],
 )
 def test_what_teaches_nothing_is_left_out_and_counted(tmp_path, capsys, record, reason):
-    good = {"prompt": "Q?", "chosen": "A.", "rejected": "B."} if "prompt" in record else {"chosen": TURNS, "rejected": [TURNS[0], WORSE]}
+    good = (
+        {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
+        if "prompt" in record
+        else {"chosen": TURNS, "rejected": [TURNS[0], WORSE]}
+    )
     assert len(load(load_comparisons, tmp_path, good, record)) == 1
     printed = capsys.readouterr().out
     assert "skipped 1" in printed
@@ -193,7 +201,11 @@ def test_undesirable_answers_are_no_demonstrations(tmp_path):
         (load_comparisons, {"prompt": "Q?", "chosen": "a", "rejected": "b", "margin": "big"}, "column margin.*'big'"),
         (load_comparisons, {"prompt": "", "chosen": "a", "rejected": "b"}, "prompt is empty"),
         (load_comparisons, {"prompt": TURNS, "chosen": "a", "rejected": "b"}, "ends with the assistant"),
-        (load_comparisons, {"prompt": "Q?", "chosen": "a", "rejected": "b", "outputs": ["a", "b"]}, "prompt_pair and ranked"),
+        (
+            load_comparisons,
+            {"prompt": "Q?", "chosen": "a", "rejected": "b", "outputs": ["a", "b"]},
+            "prompt_pair and ranked",
+        ),
         (load_demonstrations, {"messages": TURNS, "conversations": SHAREGPT}, "messages and sharegpt"),
         (load_demonstrations, {"prompt": "Q?"}, "layout prompt"),
         (load_demonstrations, {"messages": TURNS[:1]}, "no assistant turn"),

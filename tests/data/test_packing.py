@@ -60,7 +60,9 @@ def test_splitting_loses_and_doubles_nothing(lengths):
     pieces = split_long(sequences, ROW)
     assert max(len(tokens) for tokens, _ in pieces) <= ROW
     for part in (0, 1):
-        np.testing.assert_array_equal(np.concatenate([piece[part] for piece in pieces]), np.concatenate([s[part] for s in sequences]))
+        np.testing.assert_array_equal(
+            np.concatenate([piece[part] for piece in pieces]), np.concatenate([s[part] for s in sequences])
+        )
 
 
 @pytest.mark.parametrize("length", [0, ROW + 1])
@@ -83,7 +85,9 @@ def test_pairs_are_padded_on_the_right():
 
 
 def test_prompts_are_padded_on_the_left():
-    batch = pad_prompts([EncodedPrompt(np.array([1, 2]), True, 4), EncodedPrompt(np.array([3, 4, 5]), False, 7)], 4, pad_token=99)
+    batch = pad_prompts(
+        [EncodedPrompt(np.array([1, 2]), True, 4), EncodedPrompt(np.array([3, 4, 5]), False, 7)], 4, pad_token=99
+    )
     np.testing.assert_array_equal(batch.tokens, [[99, 99, 1, 2], [99, 3, 4, 5]])
     np.testing.assert_array_equal(batch.mask, [[False, False, True, True], [False, True, True, True]])
     assert (batch.is_safety.tolist(), batch.index.tolist()) == ([True, False], [4, 7])

@@ -74,14 +74,21 @@ def test_text_without_separators_is_one_document_and_by_lines_many(tmp_path):
 )
 def test_a_broken_record_is_handed_on_with_its_place(tmp_path, name, content, place):
     path = write(tmp_path / name, content)
-    origin, record = [pair for pair in read_records(path)][1]
+    origin, record = list(read_records(path))[1]
     assert isinstance(record, BadRecord)
     assert origin == f"{path}{place}"
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.json", "[1,"), ("a.json", '{"a": 1}'), ("a.json", "3"), ("a.jsonl.gz", None), ("a.parquet", None), ("a.txt", None)],
+    [
+        ("a.json", "[1,"),
+        ("a.json", '{"a": 1}'),
+        ("a.json", "3"),
+        ("a.jsonl.gz", None),
+        ("a.parquet", None),
+        ("a.txt", None),
+    ],
 )
 def test_an_unreadable_file_is_a_user_error_that_names_it(tmp_path, name, content):
     path = tmp_path / name

@@ -35,7 +35,7 @@ def test_files_of_other_splits_stay_out_of_a_folder(tmp_path):
     assert loaded(str(tmp_path), split="validation") == ["dev", "more"]
     (tmp_path / "only").mkdir()
     write_texts(tmp_path / "only/test.jsonl", "test")
-    with pytest.raises(UserError, match="split 'train'.*test"):
+    with pytest.raises(UserError, match=r"split 'train'.*test"):
         loaded(str(tmp_path / "only"))
 
 
@@ -70,7 +70,7 @@ def test_a_missing_path_is_named(path):
 
 
 def test_empty_data(tmp_path):
-    with pytest.raises(UserError, match="a.jsonl is empty"):
+    with pytest.raises(UserError, match=r"a\.jsonl is empty"):
         loaded(write_texts(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match="no documents"):
         loaded(write_texts(tmp_path / "b.jsonl", "  "))
@@ -91,10 +91,10 @@ def test_unknown_format_and_unknown_options(tmp_path):
 def test_a_layout_can_be_forced_but_must_suit_the_stage(tmp_path):
     path = tmp_path / "a.jsonl"
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    path.write_text(json.dumps({"messages": turns, "conversations": turns[:1] + [{"role": "assistant", "content": "b"}]}))
+    path.write_text(json.dumps({"messages": turns, "conversations": [turns[0], {"role": "assistant", "content": "b"}]}))
     (demonstration,) = load_demonstrations(DataConfig(str(path), layout="sharegpt"))
     assert demonstration.messages[-1].content == "b"
-    with pytest.raises(UserError, match="data.layout: text holds documents"):
+    with pytest.raises(UserError, match=r"data\.layout: text holds documents"):
         load_demonstrations(DataConfig(str(path), layout="text"))
 
 
@@ -120,7 +120,7 @@ def test_a_hub_that_gives_nothing_is_a_user_error(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match="owner/set.*offline"):
+    with pytest.raises(UserError, match=r"owner/set.*offline"):
         load_prompts(DataConfig("owner/set"))
 
 
@@ -138,7 +138,10 @@ def test_a_folder_saved_by_datasets(tmp_path):
 
 def test_the_module_loads_without_the_optional_libraries():
     code = "import sys, rlhf.data.sources, rlhf.data.encoding; print({'datasets', 'transformers', 'pyarrow'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )
 
 
 def test_real_preference_data(shared):

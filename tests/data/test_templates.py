@@ -21,7 +21,9 @@ def test_user_ai(render):
     assert render("user_ai", [QUESTION], prompt=True) == "<s>USER: Capital? AI:"
     assert render("user_ai", [QUESTION, ANSWER]) == "<s>USER: Capital? AI: Paris.</s>"
     system = {"role": "system", "content": "Be brief."}
-    assert render("user_ai", [system, *MORE], prompt=True) == "<s>Be brief. USER: Capital? AI: Paris.</s>USER: Sure? AI:"
+    assert (
+        render("user_ai", [system, *MORE], prompt=True) == "<s>Be brief. USER: Capital? AI: Paris.</s>USER: Sure? AI:"
+    )
 
 
 def test_hh(render):
@@ -51,7 +53,10 @@ def test_other_templates_join_instruction_and_input_by_a_blank_line(render):
 
 
 def test_chatml(render):
-    expected = "<s><|im_start|>user\nCapital?</s>\n<|im_start|>assistant\nParis.</s>\n<|im_start|>user\nSure?</s>\n<|im_start|>assistant\n"
+    expected = (
+        "<s><|im_start|>user\nCapital?</s>\n<|im_start|>assistant\nParis.</s>\n"
+        "<|im_start|>user\nSure?</s>\n<|im_start|>assistant\n"
+    )
     assert render("chatml", MORE, prompt=True) == expected
 
 
@@ -70,7 +75,7 @@ def test_the_prompt_is_how_the_dialogue_begins_and_the_marks_cover_the_answer(re
 
 
 def test_names(sentence_piece):
-    with pytest.raises(UserError, match="'usr'.*\n.*user_ai"):
+    with pytest.raises(UserError, match=r"'usr'.*\n.*user_ai"):
         apply_template(sentence_piece, "usr")
     sentence_piece.chat_template = "{{ messages }}"
     apply_template(sentence_piece, "tokenizer")

@@ -3,7 +3,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.templates import apply_template
-from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, require_same_tokenizer, same_tokenizer, train_tokenizer
+from rlhf.data.tokenizers import (
+    check_vocabulary,
+    load_tokenizer,
+    require_same_tokenizer,
+    same_tokenizer,
+    train_tokenizer,
+)
 from rlhf.errors import UserError
 
 TEXTS = ["the cat sat on the mat", "台灣最高的山是玉山", "玉山在台灣", "in 1999 the cat"] * 5
@@ -24,7 +30,9 @@ def test_training_is_deterministic_and_special_tokens_come_first():
 
 def test_chinese_characters_stand_alone_and_words_keep_their_space():
     tokenizer = train_tokenizer(TEXTS * 10, 2000)
-    pieces = [tokenizer.decode([token]) for token in tokenizer("玉山在台灣 the cat", add_special_tokens=False).input_ids]
+    pieces = [
+        tokenizer.decode([token]) for token in tokenizer("玉山在台灣 the cat", add_special_tokens=False).input_ids
+    ]
     assert pieces == ["玉", "山", "在", "台", "灣", " the", " cat"]
 
 
@@ -43,7 +51,10 @@ def test_save_and_load(tmp_path):
 
 
 def test_different_tokenizers_are_refused(tmp_path):
-    first, second = train_tokenizer(TEXTS, 300), train_tokenizer(["an entirely different text, of other words"] * 5, 300)
+    first, second = (
+        train_tokenizer(TEXTS, 300),
+        train_tokenizer(["an entirely different text, of other words"] * 5, 300),
+    )
     assert same_tokenizer(first, first)
     assert not same_tokenizer(first, second)
     first.save_pretrained(tmp_path / "a")
@@ -54,7 +65,7 @@ def test_different_tokenizers_are_refused(tmp_path):
 
 def test_vocabulary_against_the_model(byte_level):
     check_vocabulary(byte_level, len(byte_level), "model")
-    with pytest.raises(UserError, match="model.path: the tokenizer has"):
+    with pytest.raises(UserError, match=r"model\.path: the tokenizer has"):
         check_vocabulary(byte_level, len(byte_level) - 1, "model.path")
 
 
