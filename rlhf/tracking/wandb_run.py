@@ -1,6 +1,7 @@
 """One Weights & Biases run for one stage folder, however often the stage is interrupted and continued."""
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +21,12 @@ def _import_wandb():
     return wandb
 
 
-def _run_id(folder: Path, new_id: str, *, continued: bool) -> str:
+def _run_id(folder: Path, *, continued: bool) -> str:
     """The stored id when the run is continued, else a new one (a sweep agent's, where there is one), which is stored."""
     stored = folder / RUN_ID_FILE
     if continued and stored.exists():
         return stored.read_text(encoding="utf-8").strip()
-    run_id = os.environ.get("WANDB_RUN_ID") or new_id
+    run_id = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
     stored.write_text(run_id + "\n", encoding="utf-8")
     return run_id
 
@@ -51,7 +52,7 @@ class WandbRun:
         self, folder: Path, *, mode: str, project: str, run_name: str | None, run_config: Mapping, continued: bool
     ):
         self._wandb = _import_wandb()
-        run_id = _run_id(folder, self._wandb.util.generate_id(), continued=continued)
+        run_id = _run_id(folder, continued=continued)
         try:
             self._run = self._wandb.init(
                 project=project,
