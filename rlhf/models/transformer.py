@@ -16,6 +16,7 @@ from rlhf.models import parameters
 from rlhf.models.attention import Attention, Rotation, attend, residual_std, rotation
 from rlhf.models.cache import KVCache, read_layer, write_layer
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.parallel.rules import constrain
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -136,8 +137,8 @@ class Block(nnx.Module):
         return self._add(hidden, mixed), cache
 
     def _add(self, hidden, mixed):
-        hidden = hidden + self.attention.project_out(mixed)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+        hidden = constrain(hidden + self.attention.project_out(mixed), ("batch", "time", None))
+        return constrain(hidden + self.mlp(self.mlp_norm(hidden)), ("batch", "time", None))
 
 
 class Transformer(nnx.Module):
@@ -243,11 +244,11 @@ class Transformer(nnx.Module):
         return kernel.astype(self.compute.dtype)
 
     def _embed(self, tokens, positions):
-        hidden = self.embedding[tokens]
+        hidden = constrain(self.embedding[...], ("vocab", None))[tokens]
         if self.config.position == "learned":
             # A position beyond the context is NaN, which is noticed, rather than the last one, which is not.
             hidden = hidden + jnp.take(self.position_embedding[...], positions, axis=0, mode="fill")
-        return hidden.astype(self.compute.dtype)
+        return constrain(hidden.astype(self.compute.dtype), ("batch", "time", None))
 
     def _rotation(self, positions) -> Rotation | None:
         if self.config.position != "rope":

@@ -1,0 +1,109 @@
+"""From the logical axes of parameters and batches to the axes of the mesh, by one table.
+
+Models name what an axis means and know of no mesh. Moving a kind of axis to other devices is a change of `RULES`, nothing else; XLA adds
+the communication that follows from it.
+"""
+
+from math import prod
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from rlhf.errors import UserError
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "time": "sequence",
+    "layers": None,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "residual": None,  # vectors along the residual stream, too small to be worth a gather
+}
+
+
+def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+    """The mesh axes for a tuple of logical axes; None stays whole."""
+    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """The sharding of every array in a pytree of variables.
+
+    A variable is sharded by the logical axes in its metadata. An optimizer state made by optax from a `nnx.State` holds variables with the
+    same metadata, so its moments are sharded as their parameters are; what has no axes, or (factored moments) not as many as dimensions,
+    is kept whole on every device, and so is a vector whose size the mesh does not divide.
+
+    Args:
+        state: pytree of arrays, or of shapes, with `nnx.Variable`s at some of its nodes: a model's state, an optimizer state, a train state.
+        mesh: the mesh.
+
+    Returns:
+        The same pytree with a `NamedSharding` in the place of each array.
+
+    Raises:
+        UserError: a mesh axis does not divide an axis of a parameter.
+    """
+
+    def sharding(path, node):
+        if not isinstance(node, nnx.Variable):
+            return NamedSharding(mesh, PartitionSpec())
+        return node.replace(NamedSharding(mesh, _variable_spec(node, mesh, jax.tree_util.keystr(path, simple=True, separator="."))))
+
+    return jax.tree_util.tree_map_with_path(sharding, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+def shard_state(state: Any, mesh: Mesh) -> Any:
+    """Puts a pytree of variables on the mesh; see `state_shardings`."""
+    return jax.device_put(state, state_shardings(state, mesh))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of a batch: its leading axis over `data` and `fsdp`, its time axis, where it has one, left to XLA."""
+    return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def constrain(array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Tells XLA how an activation is to lie on the mesh that `jax.set_mesh` has set; without one, does nothing.
+
+    Left to itself, XLA spreads the sharding of the parameters to the activations, and splits the residual stream where the batch should
+    have been. An axis that the mesh does not divide is kept whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return array
+    spec = [
+        mesh_axes if size % _parts(mesh_axes, mesh) == 0 else None
+        for size, mesh_axes in zip(array.shape, partition_spec(axes), strict=True)
+    ]
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*spec))
+
+
+def _parts(mesh_axes: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
+    names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+    return prod(mesh.shape[name] for name in names)
+
+
+def _variable_spec(variable: nnx.Variable, mesh: Mesh, path: str) -> PartitionSpec:
+    axes = variable.get_metadata("axes", None)
+    shape = variable.shape
+    if axes is None or len(axes) != len(shape):
+        return PartitionSpec()
+    spec = partition_spec(axes)
+    for axis, mesh_axis, size in zip(axes, spec, shape, strict=True):
+        parts = _parts(mesh_axis, mesh)
+        if size % parts == 0:
+            continue
+        if sum(name != "layers" for name in axes) == 1:
+            return PartitionSpec()
+        fitting = ", ".join(str(count) for count in range(1, parts + 1) if size % count == 0)
+        raise UserError(
+            f"mesh.{mesh_axis} = {parts} does not divide the axis {axis!r} of {path}, whose size is {size}",
+            fix=f"set mesh.{mesh_axis} to one of {fitting}, or choose another size.",
+        )
+    return spec
