@@ -1,0 +1,167 @@
+"""Samples of a policy on a set of prompts, each with its scores and its log-ratio to the reference.
+
+Best-of-n, the evaluation and PPO's check on held-out prompts all start from these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int, PRNGKeyArray
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.data.batches import PromptBatch
+from rlhf.data.encoding import decode_response
+from rlhf.generation.generator import generate
+from rlhf.generation.rollout import Rollout, join
+from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.transformer import Transformer
+from rlhf.rewards.combine import CombineConfig, combine_scores
+from rlhf.rewards.model import score_sequences
+from rlhf.rl.score import response_log_probs
+
+
+@dataclass(frozen=True)
+class ScoredResponses:
+    """One row a response, in the order of the prompts; repeats of a prompt stand beside each other.
+
+    Attributes:
+        prompt_index: the prompt's index in its data set.
+        texts: the responses, decoded.
+        lengths: response tokens, the end token included.
+        log_ratio: log π(y|x) − log π_ref(y|x) in nats, whose mean is the KL; zeros without a reference.
+        scores: each reward model's score by name, and "combined" when both are there.
+    """
+
+    prompt_index: Int[np.ndarray, " responses"]
+    texts: list[str]
+    lengths: Int[np.ndarray, " responses"]
+    log_ratio: Float[np.ndarray, " responses"]
+    scores: dict[str, Float[np.ndarray, " responses"]]
+
+
+class ScoredSampler:
+    """Samples and scores in one compiled program, whatever the policy's parameters.
+
+    Args:
+        policy: gives the architecture; its parameters are passed at each call.
+        tokenizer: decodes the responses and names the end and padding tokens.
+        sampling: distribution to sample from; log-ratios are taken at its temperature, over the whole vocabulary.
+        max_new_tokens: longest response.
+        reference: the policy to measure the KL to, or None.
+        reward_models: by name; "helpfulness" and "safety" together are combined.
+        combine: how both scores become one; never whitened here, so that scores can be compared between batches.
+        batch_size: responses sampled at once.
+        place: puts a batch on the devices.
+    """
+
+    def __init__(
+        self,
+        policy: Transformer,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sampling: SamplingConfig,
+        max_new_tokens: int,
+        reference: Transformer | None = None,
+        reward_models: Mapping[str, SequenceScorer] | None = None,
+        combine: CombineConfig | None = None,
+        batch_size: int = 64,
+        place: Callable[[PromptBatch], PromptBatch] = lambda batch: batch,
+    ):
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.place = place
+        policy_definition, _ = nnx.split(policy)
+        models = {"reference": reference, **(reward_models or {})}
+        split = {name: nnx.split(model) for name, model in models.items() if model is not None}
+        self._definitions = {name: definition for name, (definition, _) in split.items()}
+        self._states = {name: state for name, (_, state) in split.items()}
+
+        @jax.jit
+        def sample_and_score(policy_states, states, prompts: PromptBatch, key: PRNGKeyArray):
+            policy = nnx.merge(policy_definition, *policy_states)
+            models = {name: nnx.merge(self._definitions[name], state) for name, state in states.items()}
+            responses = generate(
+                policy,
+                prompts.tokens,
+                prompts.mask,
+                key,
+                sampling=sampling,
+                max_new_tokens=max_new_tokens,
+                end_token=tokenizer.eos_token_id,
+                pad_token=tokenizer.pad_token_id,
+            )
+            rollout = join(prompts, responses)
+            reference = models.pop("reference", None)
+            log_ratio = sequence_log_ratio(policy, reference, rollout, sampling.temperature or 1.0)
+            scores = {name: score_sequences(model, rollout.tokens, rollout.mask) for name, model in models.items()}
+            if combine is not None and {"helpfulness", "safety"} <= scores.keys():
+                unwhitened = replace(combine, whiten=False)
+                scores["combined"], _ = combine_scores(
+                    unwhitened, scores["helpfulness"], scores["safety"], prompts.is_safety
+                )
+            return responses, log_ratio, scores
+
+        self._program = sample_and_score
+
+    def __call__(
+        self,
+        policy_states: tuple[nnx.State, ...],
+        prompts: PromptBatch,
+        key: PRNGKeyArray,
+        *,
+        repeats: int = 1,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> ScoredResponses:
+        """Samples `repeats` responses to every prompt.
+
+        Args:
+            policy_states: the states that the policy was split into (one, or trainable and frozen).
+            prompts: all prompts, in host memory.
+            key: randomness; batch i uses `fold_in(key, i)`.
+            repeats: responses a prompt.
+            on_batch: called with the number of responses finished, after each batch.
+        """
+        total = len(prompts.tokens) * repeats
+        order = np.repeat(np.arange(len(prompts.tokens)), repeats)
+        padded = np.pad(order, (0, -total % self.batch_size), mode="edge")
+        parts = []
+        for number, rows in enumerate(padded.reshape(-1, self.batch_size)):
+            batch = self.place(select(prompts, rows))
+            parts.append(jax.device_get(self._program(policy_states, self._states, batch, jax.random.fold_in(key, number))))
+            on_batch(min((number + 1) * self.batch_size, total))
+        responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
+        return ScoredResponses(
+            prompt_index=np.asarray(prompts.index)[order],
+            texts=decode_all(self.tokenizer, responses.tokens, responses.mask),
+            lengths=responses.mask.sum(axis=1),
+            log_ratio=log_ratio,
+            scores=scores,
+        )
+
+
+def sequence_log_ratio(
+    policy: Transformer, reference: Transformer | None, rollout: Rollout, temperature: float
+) -> Float[jax.Array, " batch"]:
+    """log π(y|x) − log π_ref(y|x) summed over each response's tokens, in nats; zeros without a reference."""
+    if reference is None:
+        return jax.numpy.zeros(rollout.tokens.shape[0])
+    response_time = rollout.response_mask.shape[1]
+    policy_log_probs, reference_log_probs = (
+        response_log_probs(model, rollout.tokens, rollout.mask, response_time, temperature=temperature, logits_chunk=None)[0]
+        for model in (policy, reference)
+    )
+    return jax.numpy.where(rollout.response_mask, policy_log_probs - reference_log_probs, 0.0).sum(axis=1)
+
+
+def select(prompts: PromptBatch, rows: Int[np.ndarray, " rows"]) -> PromptBatch:
+    """The prompts of the given rows, as a batch."""
+    return PromptBatch(**{field.name: np.asarray(getattr(prompts, field.name))[rows] for field in fields(PromptBatch)})
+
+
+def decode_all(tokenizer: PreTrainedTokenizerBase, tokens: Sequence, mask: Sequence) -> list[str]:
+    """Response texts, from right-padded tokens and their mask."""
+    return [decode_response(tokenizer, row[keep]) for row, keep in zip(np.asarray(tokens), np.asarray(mask), strict=True)]

@@ -1,0 +1,72 @@
+"""What a reward model is worth on held-out comparisons: accuracy, calibration, and whether it counts words instead."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.data.encoding import encode_prompt, encode_response
+from rlhf.data.records import Comparison
+from rlhf.evaluation.metrics import (
+    accuracy_by_bins,
+    bootstrap_interval,
+    expected_calibration_error,
+    pair_correctness,
+    reliability_table,
+)
+from rlhf.models.heads import SequenceScorer
+from rlhf.rewards.text import score_token_sequences
+
+
+def score_comparisons(
+    scorer: SequenceScorer, tokenizer: PreTrainedTokenizerBase, comparisons: Sequence[Comparison], batch_size: int
+) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+    """Scores of the chosen and of the rejected answers."""
+    sequences = []
+    for answer in ("chosen", "rejected"):
+        for comparison in comparisons:
+            prompt = encode_prompt(tokenizer, comparison.prompt)
+            response = encode_response(tokenizer, comparison.prompt, getattr(comparison, answer))
+            sequences.append(np.concatenate([prompt, response]))
+    scores = score_token_sequences(scorer, sequences, batch_size)
+    return scores[: len(comparisons)], scores[len(comparisons) :]
+
+
+def evaluate_comparisons(
+    chosen: Float[np.ndarray, " pairs"],
+    rejected: Float[np.ndarray, " pairs"],
+    comparisons: Sequence[Comparison],
+    seed: int,
+) -> dict[str, Any]:
+    """Accuracy with its interval, calibration, and accuracy by the answers' difference in length.
+
+    A model's confidence in its own choice is σ(|score difference|); calibrated, it is right that often (2204.05862, section 3.3).
+
+    Args:
+        chosen: scores of the preferred answers.
+        rejected: scores of the others.
+        comparisons: the pairs; where their metadata carries "preference_probability" the best possible accuracy is added.
+        seed: of the bootstrap.
+    """
+    correct = pair_correctness(chosen, rejected)
+    confidence = 1.0 / (1.0 + np.exp(-np.abs(chosen - rejected)))
+    length_difference = np.array([len(pair.chosen) - len(pair.rejected) for pair in comparisons])
+    result = {
+        "pairs": len(comparisons),
+        "accuracy": bootstrap_interval(correct, seed=seed),
+        "ece": expected_calibration_error(confidence, correct),
+        "reliability": reliability_table(confidence, correct),
+        "accuracy_by_length_difference": accuracy_by_bins(length_difference, correct),
+    }
+    limit = accuracy_limit(comparisons)
+    return result if limit is None else {**result, "accuracy_limit": limit}
+
+
+def accuracy_limit(comparisons: Sequence[Comparison]) -> float | None:
+    """Best expected accuracy on labels drawn with known probabilities: mean of max(p, 1 − p); None when they are unknown."""
+    probabilities = [pair.metadata.get("preference_probability") for pair in comparisons]
+    if None in probabilities:
+        return None
+    return float(np.mean(np.maximum(probabilities, 1.0 - np.asarray(probabilities, float))))

@@ -1,0 +1,126 @@
+"""Sampling responses: one compiled program of prefill and decode.
+
+The prompts are left-padded, so every response starts in the same column and the key/value cache is written at one slot a step for
+the whole batch. The loop stops as soon as every response has ended.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import register_dataclass
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from rlhf.data.batches import PromptBatch
+from rlhf.generation.sampling import SamplingConfig, sample_tokens
+from rlhf.models.cache import KVCache
+from rlhf.models.transformer import Transformer, positions_from_segments
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Responses:
+    """Sampled responses, right-padded.
+
+    Attributes:
+        tokens: response tokens; the padding token after the end.
+        mask: True on response tokens, the end token included.
+        log_probs: log-probability of each token under the distribution it was drawn from; 0 on padding.
+    """
+
+    tokens: Int[Array, "batch time"]
+    mask: Bool[Array, "batch time"]
+    log_probs: Float[Array, "batch time"]
+
+
+def generate(
+    model: Transformer,
+    prompt_tokens: Int[Array, "batch prompt_time"],
+    prompt_mask: Bool[Array, "batch prompt_time"],
+    key: PRNGKeyArray,
+    *,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    end_token: int,
+    pad_token: int,
+) -> Responses:
+    """Samples one response a prompt. Pure; call it under `jax.jit`.
+
+    Args:
+        model: the policy.
+        prompt_tokens: prompts, left-padded.
+        prompt_mask: True on real prompt tokens.
+        key: randomness; step t uses `fold_in(key, t)`, so equal keys give equal responses.
+        sampling: temperature and truncation of the distribution.
+        max_new_tokens: longest response (columns of the result).
+        end_token: the response ends with this token, which belongs to it.
+        pad_token: fills the columns after the end.
+
+    Returns:
+        Responses of shape [batch, max_new_tokens].
+    """
+    batch, prompt_time = prompt_tokens.shape
+    cache = KVCache.create(model.config, model.compute, batch, prompt_time + max_new_tokens)
+    positions = positions_from_segments(prompt_mask.astype(jnp.int32))
+    hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache)
+    next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
+
+    def sample(step, hidden, ended):
+        tokens, log_probs = sample_tokens(jax.random.fold_in(key, step), model.logits(hidden), sampling)
+        return jnp.where(ended, pad_token, tokens), jnp.where(ended, 0.0, log_probs)
+
+    def write(responses: Responses, step, tokens, log_probs, ended) -> Responses:
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
+        return Responses(
+            tokens=put(responses.tokens, tokens[:, None]),
+            mask=put(responses.mask, ~ended[:, None]),
+            log_probs=put(responses.log_probs, log_probs[:, None]),
+        )
+
+    def keep_going(carry):
+        step, _, _, ended, _ = carry
+        return (step < max_new_tokens) & ~jnp.all(ended)
+
+    def decode_one(carry):
+        step, cache, last_tokens, ended, responses = carry
+        hidden, cache = model.decode(
+            last_tokens[:, None], (next_position + step - 1)[:, None], jnp.ones((batch, 1), bool), cache
+        )
+        tokens, log_probs = sample(step, hidden[:, -1], ended)
+        responses = write(responses, step, tokens, log_probs, ended)
+        return step + 1, cache, tokens, ended | (tokens == end_token), responses
+
+    nothing_ended = jnp.zeros(batch, bool)
+    tokens, log_probs = sample(0, hidden[:, -1], nothing_ended)
+    responses = Responses(
+        tokens=jnp.full((batch, max_new_tokens), pad_token, tokens.dtype),
+        mask=jnp.zeros((batch, max_new_tokens), bool),
+        log_probs=jnp.zeros((batch, max_new_tokens), jnp.float32),
+    )
+    responses = write(responses, 0, tokens, log_probs, nothing_ended)
+    carry = (jnp.int32(1), cache, tokens, tokens == end_token, responses)
+    return jax.lax.while_loop(keep_going, decode_one, carry)[-1]
+
+
+def compile_generator(graphdef: nnx.GraphDef, *, sampling: SamplingConfig, max_new_tokens: int, end_token: int, pad_token: int):
+    """Makes the jitted program `(state, PromptBatch, key) -> Responses` for a model's graph definition.
+
+    It is compiled once a shape of the prompts.
+    """
+
+    @jax.jit
+    def generator(state: nnx.State, prompts: PromptBatch, key: PRNGKeyArray) -> Responses:
+        return generate(
+            nnx.merge(graphdef, state),
+            prompts.tokens,
+            prompts.mask,
+            key,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            end_token=end_token,
+            pad_token=pad_token,
+        )
+
+    return generator

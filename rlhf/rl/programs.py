@@ -1,0 +1,113 @@
+"""The three compiled programs of a PPO iteration, and the models that they close over."""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rlhf.data.batches import PromptBatch
+from rlhf.generation.generator import generate
+from rlhf.generation.rollout import Rollout, join
+from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.transformer import Transformer
+from rlhf.rl.batches import Experience
+from rlhf.rl.config import PPOConfig
+from rlhf.rl.score import ScoringModels, score_rollout
+from rlhf.rl.update import Learners, update
+
+
+@dataclass(frozen=True)
+class FrozenModels:
+    """The models that PPO reads and never changes.
+
+    Attributes:
+        reference: the SFT policy.
+        helpfulness: reward model, or None.
+        safety: reward model, or None.
+    """
+
+    reference: Transformer
+    helpfulness: SequenceScorer | None
+    safety: SequenceScorer | None
+
+    @property
+    def reward_models(self) -> dict[str, SequenceScorer]:
+        """Those that are there, by name."""
+        models = {"helpfulness": self.helpfulness, "safety": self.safety}
+        return {name: model for name, model in models.items() if model is not None}
+
+
+class Programs:
+    """Rollout, score and update, each compiled once for the one shape that a run has.
+
+    Args:
+        policy: gives the architecture; its parameters live in the `Learners` that are passed in.
+        value: the same for the value model.
+        frozen: reference and reward models.
+        optimizers: of policy and value model.
+        end_token: ends a response.
+        pad_token: fills the columns after it.
+        config: the algorithm.
+    """
+
+    def __init__(
+        self,
+        policy: Transformer,
+        value: SequenceScorer,
+        frozen: FrozenModels,
+        optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+        *,
+        end_token: int,
+        pad_token: int,
+        config: PPOConfig,
+    ):
+        policy_definition, value_definition = nnx.graphdef(policy), nnx.graphdef(value)
+        split = {name: nnx.split(model) for name, model in {"reference": frozen.reference, **frozen.reward_models}.items()}
+        definitions = {name: definition for name, (definition, _) in split.items()}
+        self._frozen_states = {name: state for name, (_, state) in split.items()}
+        sampling = SamplingConfig(temperature=config.temperature)
+
+        def policy_of(learners: Learners) -> Transformer:
+            return nnx.merge(policy_definition, learners.policy.trainable, learners.policy.frozen)
+
+        @jax.jit
+        def rollout_program(learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> Rollout:
+            responses = generate(
+                policy_of(learners),
+                prompts.tokens,
+                prompts.mask,
+                key,
+                sampling=sampling,
+                max_new_tokens=config.response_length,
+                end_token=end_token,
+                pad_token=pad_token,
+            )
+            return join(prompts, responses)
+
+        @jax.jit
+        def score_program(learners: Learners, frozen_states, rollout: Rollout, rule_scores, kl_coefficient):
+            models = ScoringModels(
+                policy=policy_of(learners),
+                value=nnx.merge(value_definition, learners.value.trainable, learners.value.frozen),
+                **{
+                    name: nnx.merge(definitions[name], frozen_states[name]) if name in definitions else None
+                    for name in ("reference", "helpfulness", "safety")
+                },
+            )
+            return score_rollout(models, rollout, rule_scores, kl_coefficient, end_token, config)
+
+        def update_program(learners: Learners, experience: Experience, key: PRNGKeyArray):
+            return update((policy_definition, value_definition), optimizers, learners, experience, key, config)
+
+        self.rollout = rollout_program
+        self._score = score_program
+        self.update = jax.jit(update_program, donate_argnums=0)
+
+    def score(
+        self, learners: Learners, rollout: Rollout, rule_scores: Float[Array, " batch"], kl_coefficient: Float[Array, ""]
+    ):
+        """Scores a rollout with the learners and the frozen models; see `score_rollout`."""
+        return self._score(learners, self._frozen_states, rollout, rule_scores, kl_coefficient)

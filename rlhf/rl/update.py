@@ -1,0 +1,135 @@
+"""The update of policy and value model on one batch of experience: all epochs and minibatches in one compiled program.
+
+    for epoch: for shuffled minibatch:
+        policy ◀ gradient of the clipped surrogate          (1707.06347, equation 7)
+        value  ◀ gradient of the clipped squared error
+
+Policy and value model are separate networks with an optimizer each, so neither loss needs a coefficient.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.tree_util import register_dataclass
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rlhf.losses.policy_gradient import clipped_surrogate, clipped_value_loss
+from rlhf.rl.batches import Experience
+from rlhf.rl.config import PPOConfig
+from rlhf.rl.score import response_log_probs, response_values
+from rlhf.training.state import TrainState
+from rlhf.training.step import gradient_step
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Learners:
+    """What an update changes.
+
+    Attributes:
+        policy: parameters and optimizer state of the policy.
+        value: the same of the value model.
+    """
+
+    policy: TrainState
+    value: TrainState
+
+
+def policy_loss(config: PPOConfig) -> Callable:
+    """The loss function of the policy on a minibatch of experience."""
+
+    def loss(policy, batch: Experience):
+        log_probs, entropy = response_log_probs(
+            policy,
+            batch.tokens,
+            batch.mask,
+            batch.response_mask.shape[1],
+            temperature=config.temperature,
+            logits_chunk=config.logits_chunk,
+        )
+        total, weight, metrics = clipped_surrogate(
+            log_probs, batch.log_probs, batch.advantages, batch.response_mask, config.clip_range
+        )
+        ratio = jnp.exp(jnp.where(batch.response_mask, log_probs - batch.log_probs, 0.0))
+        masked_entropy = jnp.where(batch.response_mask, entropy, 0.0)
+        metrics |= {
+            "entropy": (masked_entropy.sum(), weight),
+            "squared_ratio": (jnp.where(batch.response_mask, jnp.square(ratio), 0.0).sum(), weight),
+        }
+        return total, weight, metrics
+
+    return loss
+
+
+def value_loss(config: PPOConfig) -> Callable:
+    """The loss function of the value model on a minibatch of experience."""
+
+    def loss(value_model, batch: Experience):
+        values = response_values(value_model, batch.tokens, batch.mask, batch.response_mask.shape[1])
+        return clipped_value_loss(values, batch.values, batch.returns, batch.response_mask, config.value_clip_range)
+
+    return loss
+
+
+def update(
+    definitions: tuple[nnx.GraphDef, nnx.GraphDef],
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    learners: Learners,
+    experience: Experience,
+    key: PRNGKeyArray,
+    config: PPOConfig,
+) -> tuple[Learners, dict[str, Float[Array, "epochs minibatches"]]]:
+    """Trains policy and value model on a batch of experience. Pure; call it under `jax.jit` with the learners donated.
+
+    Args:
+        definitions: graph definitions of policy and value model.
+        optimizers: of policy and value model.
+        learners: their states.
+        experience: the scored rollout.
+        key: shuffles the minibatches, anew in each epoch.
+        config: epochs, sizes, clip ranges.
+
+    Returns:
+        The new learners, and each metric for every minibatch of every epoch.
+    """
+    count = config.rollout_batch_size // config.minibatch_size
+    losses = (policy_loss(config), value_loss(config))
+
+    def minibatch_step(learners: Learners, rows):
+        minibatch = jax.tree.map(lambda leaf: leaf[rows], experience)
+        states, metrics = [], []
+        for definition, optimizer, loss, state in zip(
+            definitions, optimizers, losses, (learners.policy, learners.value), strict=True
+        ):
+            state, measured = gradient_step(definition, loss, optimizer, state, minibatch, config.micro_batches)
+            states.append(state)
+            metrics.append(measured)
+        return Learners(*states), _name_metrics(*metrics)
+
+    def epoch_step(learners: Learners, epoch):
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), config.rollout_batch_size)
+        return jax.lax.scan(minibatch_step, learners, order.reshape(count, config.minibatch_size))
+
+    return jax.lax.scan(epoch_step, learners, jnp.arange(config.epochs))
+
+
+def _name_metrics(policy: dict[str, Array], value: dict[str, Array]) -> dict[str, Array]:
+    return {
+        "loss/policy_avg": policy["loss"],
+        "loss/value_avg": value["loss"],
+        "policy/approxkl_avg": policy["approximate_kl"],
+        "policy/clipfrac_avg": policy["clip_fraction"],
+        "policy/entropy_avg": policy["entropy"],
+        "policy/grad_norm": policy["grad_norm"],
+        "policy/learning_rate": policy["learning_rate"],
+        "val/clipfrac_avg": value["value_clip_fraction"],
+        "val/error": value["value_error"],
+        "val/grad_norm": value["grad_norm"],
+        "val/skipped": jnp.maximum(policy["skipped"], value["skipped"]),
+        "val/ratio": policy["ratio"],
+        "val/ratio_var": policy["squared_ratio"] - jnp.square(policy["ratio"]),
+    }

@@ -1,0 +1,174 @@
+"""Best-of-n: sample n responses, keep the one that the reward models like best. The baseline for every policy (2112.09332).
+
+N responses a prompt are sampled once; from these, every n ≤ N gets the unbiased estimate of what its chosen answer scores, by the
+reward models and by gold. The distance from the policy is the upper bound log n − (n−1)/n (2401.01879), so n is paid for in nats too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from rlhf.data.lengths import TooLong
+from rlhf.data.records import Prompt
+from rlhf.data.sources import DataConfig, load_prompts
+from rlhf.errors import UserError
+from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound
+from rlhf.evaluation.columns import response_columns
+from rlhf.evaluation.metrics import bootstrap_interval
+from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
+from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.hub import load_scorer
+from rlhf.models.source import ModelSource, load_policy
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.randomness import step_key
+from rlhf.rewards.combine import CombineConfig
+from rlhf.stages.folder import close_folder, open_folder, write_json
+from rlhf.stages.setup import (
+    batch_placer,
+    check_context,
+    check_reward_model,
+    model_tokenizer,
+    place_model,
+    prompt_batch,
+)
+from rlhf.tracking.progress import ProgressBar
+from rlhf.tracking.tracker import Tracker, TrackingConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sample n responses a prompt and keep the best by the reward models.
+
+    Attributes:
+        output: folder to write.
+        model: the policy to sample from, usually the SFT policy.
+        helpfulness: folder of the helpfulness reward model, or null.
+        safety: folder of the safety reward model, or null.
+        combine: how both scores become one.
+        data: prompts.
+        template: chat template; "tokenizer" keeps the one that came with the model.
+        max_prompt_length: longest prompt in tokens.
+        too_long: refuse a longer prompt, or leave it out and count it.
+        n: the numbers to report; the largest is the number of samples a prompt. The curve in best_of_n.json also has the powers of two.
+        sampling: distribution to sample from.
+        response_length: longest response in tokens.
+        batch_size: responses sampled at once.
+        mesh: how devices are laid out.
+        tracking: where metrics go.
+        seed: of everything random.
+    """
+
+    output: str = "runs/best_of_n"
+    model: ModelSource = field(default_factory=ModelSource)
+    helpfulness: str | None = None
+    safety: str | None = None
+    combine: CombineConfig = field(default_factory=CombineConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    template: str = "tokenizer"
+    max_prompt_length: int = 128
+    too_long: TooLong = "error"
+    n: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    response_length: int = 48
+    batch_size: int = 64
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.n or min(self.n) < 1:
+            raise UserError(f"n is {self.n}", fix="give one or more numbers of at least 1, for example [1, 4, 16, 64].")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Samples, scores and estimates; writes best_of_n.json and the samples; returns the summary."""
+    folder = open_folder(config)
+    mesh = make_mesh(config.mesh)
+    policy = place_model(load_policy(config.model, config.seed), mesh)
+    tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
+    reward_models = load_reward_models(config, mesh)
+    prompts, batch = prompt_batch(
+        load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+    )
+    check_context(policy.config, batch.tokens.shape[1], config.response_length, "response_length")
+    sampler = ScoredSampler(
+        policy,
+        tokenizer,
+        sampling=config.sampling,
+        max_new_tokens=config.response_length,
+        reward_models=reward_models,
+        combine=config.combine,
+        batch_size=config.batch_size,
+        place=batch_placer(mesh),
+    )
+    repeats = max(config.n)
+    with ProgressBar("best-of-n", len(prompts) * repeats) as progress:
+        responses = sampler(
+            (nnx.state(policy),), batch, step_key(config.seed, "best-of-n"), repeats=repeats, on_batch=progress.update
+        )
+    columns = response_columns(prompts, responses)
+    proxy = columns["reward"]
+    powers_of_two = {1 << power for power in range(repeats.bit_length())}
+    curve = {
+        f"best_of_{n}": {"n": n, "kl": exactly(float(best_of_n_kl_bound(n)))}
+        | estimate_columns(proxy.reshape(-1, repeats), columns, n, config.seed)
+        for n in sorted(powers_of_two | set(config.n))
+    }
+    write_json(folder.path / "best_of_n.json", curve)
+    estimates = {f"best_of_{n}": curve[f"best_of_{n}"] for n in sorted(config.n)}
+    with Tracker(config.tracking, folder.path, {}) as tracker:
+        for values in curve.values():
+            measures = {name: value["value"] for name, value in values.items() if name != "n"}
+            tracker.log(values["n"], measures)
+        tracker.table("samples", 0, sample_rows(prompts, responses, proxy, columns, repeats))
+    return close_folder(folder, {"prompts": len(prompts), "samples_per_prompt": repeats, "estimates": estimates})
+
+
+def load_reward_models(config: Config, mesh) -> dict[str, Any]:
+    """The reward models that the config names, at least one."""
+    folders = {"helpfulness": config.helpfulness, "safety": config.safety}
+    models = {}
+    for name, folder in folders.items():
+        if folder is not None:
+            check_reward_model(config.model.init_from, folder)
+            models[name] = place_model(load_scorer(folder, config.model.compute, rngs=nnx.Rngs(config.seed)), mesh)
+    if not models:
+        raise UserError(
+            "neither helpfulness nor safety is set, so there is nothing to choose the best by",
+            fix="set at least one to a reward model's folder.",
+        )
+    return models
+
+
+def estimate_columns(
+    proxy: np.ndarray, columns: dict[str, np.ndarray], n: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Mean over prompts of what the best of n scores in each column, with a bootstrap interval over prompts."""
+    result = {}
+    for name, values in columns.items():
+        values = values.reshape(proxy.shape)
+        defined = ~np.isnan(values).any(axis=1)
+        if defined.any():
+            per_prompt = best_of_n_estimate(proxy[defined], values[defined], n)
+            result[name] = bootstrap_interval(per_prompt, seed=seed)
+    return result
+
+
+def exactly(value: float) -> dict[str, float]:
+    """A value without uncertainty, in the form of the others."""
+    return {"value": value, "low": value, "high": value}
+
+
+def sample_rows(prompts, responses: ScoredResponses, proxy, columns, repeats: int) -> list[dict[str, Any]]:
+    """The first sample and the best one of each prompt."""
+    rows = []
+    for number, prompt in enumerate(prompts):
+        first = number * repeats
+        best = first + int(np.argmax(proxy[first : first + repeats]))
+        for n, row in ((1, first), (repeats, best)):
+            values = {name: float(values[row]) for name, values in columns.items()}
+            rows.append({"prompt": prompt.messages[-1].content, "n": n, "response": responses.texts[row], **values})
+    return rows

@@ -1,0 +1,204 @@
+"""What the policies and the reward models of a run are worth, on prompts and comparisons that none of them has seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from rlhf.data.lengths import TooLong, encode_comparisons
+from rlhf.data.records import Prompt
+from rlhf.data.sources import DataConfig, load_comparisons, load_prompts
+from rlhf.errors import UserError
+from rlhf.evaluation.columns import response_columns
+from rlhf.evaluation.metrics import bootstrap_interval, pair_accuracy
+from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
+from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
+from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.config import ComputeConfig
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.hub import load_scorer, load_transformer
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.randomness import step_key
+from rlhf.rewards.combine import CombineConfig
+from rlhf.stages.folder import close_folder, open_folder, write_json
+from rlhf.stages.setup import batch_placer, check_context, check_reward_model, place_model, prompt_batch, stage_tokenizer
+from rlhf.tracking.progress import ProgressBar
+from rlhf.tracking.tracker import Tracker, TrackingConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Evaluate policies and reward models.
+
+    Attributes:
+        output: folder to write.
+        policies: name to folder, for example {sft: runs/demo/sft, ppo: runs/demo/ppo}.
+        reference: folder of the policy that KL is measured to; null measures none.
+        helpfulness: folder of the helpfulness reward model, or null.
+        safety: folder of the safety reward model, or null.
+        combine: how both scores become one.
+        data: held-out prompts.
+        comparisons: kind ("helpfulness", "safety") to held-out comparisons; each reward model is measured on each.
+        template: chat template; "tokenizer" keeps the one that came with the reference, or else with the first policy.
+        max_prompt_length: longest prompt in tokens.
+        max_length: longest comparison in tokens; longer ones are left out.
+        too_long: refuse a longer prompt, or leave it out and count it.
+        sampling: distribution to sample from.
+        samples_per_prompt: responses whose mean is one prompt's value.
+        response_length: longest response in tokens.
+        batch_size: responses sampled at once.
+        compute: dtypes.
+        mesh: how devices are laid out.
+        tracking: where metrics go.
+        seed: of everything random.
+    """
+
+    output: str = "runs/evaluate"
+    policies: dict[str, str] = field(default_factory=dict)
+    reference: str | None = None
+    helpfulness: str | None = None
+    safety: str | None = None
+    combine: CombineConfig = field(default_factory=CombineConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    comparisons: dict[str, DataConfig] = field(default_factory=dict)
+    template: str = "tokenizer"
+    max_prompt_length: int = 128
+    max_length: int = 512
+    too_long: TooLong = "error"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    samples_per_prompt: int = 4
+    response_length: int = 48
+    batch_size: int = 64
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Evaluates and writes evaluation.json and samples.jsonl; returns {"policies": …, "reward_models": …}."""
+    if not config.policies:
+        raise UserError("policies is empty", fix="name at least one, for example --policies='{sft: runs/demo/sft}'.")
+    folder = open_folder(config)
+    mesh = make_mesh(config.mesh)
+    first = next(iter(config.policies.values()))
+    tokenizer = stage_tokenizer(config.reference or first, config.template, key="policies")
+    reward_models = {}
+    for kind, path in {"helpfulness": config.helpfulness, "safety": config.safety}.items():
+        if path is not None:
+            check_reward_model(first, path)
+            reward_models[kind] = place_model(load_scorer(path, config.compute, rngs=nnx.Rngs(config.seed)), mesh)
+    prompts, batch = prompt_batch(
+        load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+    )
+    reference = None
+    if config.reference is not None:
+        reference = place_model(load_transformer(config.reference, config.compute), mesh)
+
+    policies, samples = {}, []
+    total = len(prompts) * config.samples_per_prompt
+    for name, path in config.policies.items():
+        check_reward_model(first, path)
+        policy = place_model(load_transformer(path, config.compute), mesh)
+        check_context(policy.config, batch.tokens.shape[1], config.response_length, "response_length")
+        sampler = ScoredSampler(
+            policy,
+            tokenizer,
+            sampling=config.sampling,
+            max_new_tokens=config.response_length,
+            reference=reference,
+            reward_models=reward_models,
+            combine=config.combine,
+            batch_size=config.batch_size,
+            place=batch_placer(mesh),
+        )
+        with ProgressBar(f"evaluate {name}", total) as progress:
+            responses = sampler(
+                (nnx.state(policy),),
+                batch,
+                step_key(config.seed, "evaluate"),
+                repeats=config.samples_per_prompt,
+                on_batch=progress.update,
+            )
+        columns = response_columns(prompts, responses)
+        if reference is not None:
+            columns["kl"] = responses.log_ratio
+        policies[name] = policy_entry(prompts, columns, config)
+        samples += sample_rows(name, prompts, responses, columns, config.samples_per_prompt)
+    result = {"policies": policies, "reward_models": evaluate_reward_models(reward_models, tokenizer, config)}
+    write_json(folder.path / "evaluation.json", result)
+    with Tracker(config.tracking, folder.path, {}) as tracker:
+        tracker.log(0, flat_values(policies))
+        tracker.table("samples", 0, samples)
+    close_folder(folder, result)
+    return result
+
+
+def policy_entry(prompts: Sequence[Prompt], columns: Mapping[str, np.ndarray], config: Config) -> dict[str, Any]:
+    """Mean and interval of each column over prompts; and for prompts that name a language, the same for each of them."""
+    entry: dict[str, Any] = intervals(columns, config, np.ones(len(prompts), bool))
+    languages = np.array([str(prompt.metadata.get("language", "")) for prompt in prompts])
+    if len(set(languages)) > 1:
+        entry["by_language"] = {
+            language: intervals(columns, config, languages == language) for language in sorted(set(languages))
+        }
+    return entry
+
+
+def intervals(columns: Mapping[str, np.ndarray], config: Config, chosen: np.ndarray) -> dict[str, dict[str, float]]:
+    """Bootstrap interval over the chosen prompts of each column's mean a prompt; prompts where it is undefined are left out."""
+    result = {}
+    for name, values in columns.items():
+        per_prompt = values.reshape(-1, config.samples_per_prompt).mean(axis=1)[chosen]
+        defined = per_prompt[~np.isnan(per_prompt)]
+        if len(defined):
+            result[name] = bootstrap_interval(defined, seed=config.seed)
+    return result
+
+
+def sample_rows(
+    policy: str, prompts: Sequence[Prompt], responses: ScoredResponses, columns: Mapping[str, np.ndarray], repeats: int
+) -> list[dict[str, Any]]:
+    """The first response to each prompt, with all its numbers."""
+    rows = []
+    for number, prompt in enumerate(prompts):
+        row = number * repeats
+        numbers = {name: None if np.isnan(values[row]) else float(values[row]) for name, values in columns.items()}
+        about = {name: prompt.metadata[name] for name in ("language", "kind") if name in prompt.metadata}
+        rows.append(
+            {"prompt": prompt.messages[-1].content, "policy": policy, "response": responses.texts[row], **about, **numbers}
+        )
+    return rows
+
+
+def evaluate_reward_models(
+    reward_models: Mapping[str, SequenceScorer], tokenizer, config: Config
+) -> dict[str, dict[str, Any]]:
+    """Each reward model on the comparisons of its own kind in full, and its accuracy on every kind under "cross"."""
+    held_out = {}
+    for kind, data in config.comparisons.items():
+        records = load_comparisons(data)
+        encoded, _ = encode_comparisons(tokenizer, records, max_length=config.max_length, too_long="skip")
+        held_out[kind] = [records[pair.index] for pair in encoded]
+    result: dict[str, dict[str, Any]] = {}
+    for model_kind, scorer in reward_models.items():
+        scores = {
+            kind: score_comparisons(scorer, tokenizer, records, config.batch_size) for kind, records in held_out.items()
+        }
+        own = {}
+        if model_kind in held_out:
+            own = evaluate_comparisons(*scores[model_kind], held_out[model_kind], config.seed)
+        result[model_kind] = own | {"cross": {kind: pair_accuracy(*pair) for kind, pair in scores.items()}}
+    return result
+
+
+def flat_values(policies: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """{policy/measure: value}, for trackers."""
+    return {
+        f"{policy}/{name}": measure["value"]
+        for policy, entry in policies.items()
+        for name, measure in entry.items()
+        if "value" in measure
+    }

@@ -1,0 +1,56 @@
+"""What pretraining and supervised fine-tuning share: rows of tokens in, a trained decoder and its folder out."""
+
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.data.batches import SequenceBatch
+from rlhf.losses.language_model import cross_entropy, token_log_probs
+from rlhf.models.hub import save_transformer
+from rlhf.models.transformer import Transformer
+from rlhf.stages.folder import StageFolder, close_folder
+from rlhf.stages.training import fit_rows
+from rlhf.tracking.console import say
+
+
+def next_token_loss(logits_chunk: int | None):
+    """The loss function of language modelling: cross-entropy of each target token given those before it."""
+
+    def loss(model: Transformer, batch: SequenceBatch):
+        hidden = model(batch.tokens, batch.segment_ids)
+        mask = batch.loss_mask[:, 1:]
+        log_probs = token_log_probs(
+            hidden[:, :-1], model.output_kernel(), batch.tokens[:, 1:], chunk_size=logits_chunk
+        )
+        total, weight = cross_entropy(log_probs, mask)
+        return total, weight, {}
+
+    return loss
+
+
+def train_language_model(
+    config: Any,
+    folder: StageFolder,
+    model: Transformer,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: SequenceBatch,
+    held_out_rows: SequenceBatch | None,
+) -> dict[str, Any]:
+    """Trains on the rows and writes the model's folder.
+
+    Args:
+        config: of the stage: optimizer, loop, mesh, tracking, logits_chunk, seed, output.
+        folder: of the stage.
+        model: to train.
+        tokenizer: saved beside the model.
+        rows: training rows.
+        held_out_rows: rows to evaluate on, or None.
+
+    Returns:
+        The stage's summary.
+    """
+    say(f"{len(rows.tokens):,} rows of {rows.tokens.shape[1]} tokens, {int(np.sum(rows.loss_mask)):,} of them targets")
+    result = fit_rows(config, folder, model, next_token_loss(config.logits_chunk), rows, held_out_rows)
+    save_transformer(result.model, folder.model, tokenizer)
+    return close_folder(folder, result.summary)

@@ -1,0 +1,116 @@
+"""What stages begin with: the tokenizer with its chat template, the mesh with models and batches on it, and the checks between them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.data.batches import PromptBatch
+from rlhf.data.held_out import split_held_out
+from rlhf.data.lengths import TooLong, encode_prompts
+from rlhf.data.packing import pad_prompts, round_up
+from rlhf.data.records import Prompt
+from rlhf.data.sources import DataConfig
+from rlhf.data.templates import apply_template
+from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, require_same_tokenizer
+from rlhf.errors import UserError
+from rlhf.models.config import ModelConfig
+from rlhf.models.hub import resolve_model_folder
+from rlhf.parallel.rules import batch_sharding, shard_state
+from rlhf.tracking.console import say
+
+PROMPT_LENGTH_MULTIPLE = 8
+
+
+def stage_tokenizer(folder: str | None, template: str, *, key: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a folder and gives it the chat template.
+
+    Args:
+        folder: a tokenizer's or a model's folder.
+        template: name of the chat template.
+        key: the config key that names the folder, for the message.
+    """
+    if folder is None:
+        raise UserError(f"{key} is not set", fix=f"set {key} to the folder of a model or a tokenizer.")
+    tokenizer = load_tokenizer(folder)
+    apply_template(tokenizer, template)
+    return tokenizer
+
+
+def model_tokenizer(init_from: str | None, template: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer that came with a model, and checks that the model has an embedding for each of its tokens."""
+    tokenizer = stage_tokenizer(init_from and str(resolve_model_folder(init_from)), template, key="model.init_from")
+    check_vocabulary(tokenizer, config.vocab_size, f"model.init_from {init_from}")
+    return tokenizer
+
+
+def check_reward_model(policy_folder: str, reward_folder: str) -> None:
+    """Refuses a reward model that reads other tokens than the policy writes."""
+    require_same_tokenizer(resolve_model_folder(policy_folder), resolve_model_folder(reward_folder))
+
+
+def training_and_held_out(
+    load: Callable[[DataConfig], list], data: DataConfig, evaluation_data: DataConfig | None, seed: int
+) -> tuple[list, list]:
+    """Loads the training records, and the held-out ones from their own source or as a share of the first."""
+    records = load(data)
+    if evaluation_data is not None:
+        return records, load(evaluation_data)
+    return split_held_out(records, data.held_out, seed)
+
+
+def prompt_batch(
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    too_long: TooLong,
+) -> tuple[list[Prompt], PromptBatch]:
+    """Encodes prompts and pads them on the left to one length.
+
+    Args:
+        prompts: the records.
+        tokenizer: with its chat template.
+        max_length: longest prompt in tokens.
+        too_long: what to do with a longer one.
+
+    Returns:
+        The prompts that were kept, and their batch, whose `index` counts these.
+    """
+    encoded, left_out = encode_prompts(tokenizer, prompts, max_length=max_length, too_long=too_long)
+    say_left_out(left_out, "prompts", max_length)
+    longest = max(len(prompt.tokens) for prompt in encoded)
+    batch = pad_prompts(encoded, round_up(longest, PROMPT_LENGTH_MULTIPLE), pad_token=tokenizer.pad_token_id)
+    return [prompts[prompt.index] for prompt in encoded], replace(batch, index=np.arange(len(encoded), dtype=np.int32))
+
+
+def say_left_out(count: int, what: str, max_length: int) -> None:
+    """Says how many records were left out for their length, if any."""
+    if count:
+        say(f"Left out {count:,} {what} longer than max_length, {max_length} tokens", style="yellow")
+
+
+def check_context(config: ModelConfig, prompt_length: int, response_length: int, key: str) -> None:
+    """Refuses prompts and responses that together do not fit the model's context."""
+    if prompt_length + response_length > config.context:
+        raise UserError(
+            f"{key}: prompts of {prompt_length} tokens and responses of {response_length} make"
+            f" {prompt_length + response_length}; the model's context is {config.context}",
+            fix="lower max_prompt_length or the response length, or set too_long to skip.",
+        )
+
+
+def place_model(model: nnx.Module, mesh: jax.sharding.Mesh) -> nnx.Module:
+    """Lays a model's parameters out over the mesh."""
+    definition, state = nnx.split(model)
+    return nnx.merge(definition, shard_state(state, mesh))
+
+
+def batch_placer(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+    """Puts batches on the mesh, rows spread over its data axes."""
+    sharding = batch_sharding(mesh)
+    return lambda batch: jax.device_put(batch, sharding)
