@@ -41,8 +41,8 @@ def find_sources(path: str | Sequence[str], *, split: str, name: str | None, str
         UserError: nothing is there, or a file's format is unknown.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    if not any(paths):
-        raise UserError("data.path is not set", fix="give at least one file, folder or hub name")
+    if not paths or not all(paths):
+        raise UserError("data.path is not set or has an empty entry", fix="give at least one file, folder or hub name")
     return [source for each in paths for source in _sources_of(each, split, name, streaming)]
 
 

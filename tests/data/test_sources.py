@@ -69,6 +69,19 @@ def test_a_missing_path_is_named(path):
         loaded(path)
 
 
+@pytest.mark.parametrize("path", ["", [], ["", "a.jsonl"]])
+def test_a_path_that_is_not_set_does_not_mean_this_folder(path):
+    with pytest.raises(UserError, match=r"data\.path is not set"):
+        loaded(path)
+
+
+def test_rows_in_memory_are_read_like_a_file():
+    (document,) = load_documents(DataConfig(limit=1), [{"text": "first"}, {"text": "second"}])
+    assert (document.text, document.origin) == ("first", "row 0")
+    with pytest.raises(UserError, match="row 1: column text"):
+        load_documents(DataConfig(), [{"text": "first"}, {"text": 2}])
+
+
 def test_empty_data(tmp_path):
     with pytest.raises(UserError, match=r"a\.jsonl is empty"):
         loaded(write_texts(tmp_path / "a.jsonl"))
