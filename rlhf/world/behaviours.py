@@ -1,0 +1,170 @@
+"""How an assistant may answer a prompt, well or badly: each behaviour writes one response.
+
+Behaviours are what demonstrations imitate and what annotators compare. A behaviour only says what the response tries to be; what it
+is worth is for `gold` to say.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from numpy.random import Generator
+
+from rlhf.data.records import Prompt
+from rlhf.world import prose
+from rlhf.world.draw import pick
+from rlhf.world.facts import OTHER_LANGUAGE, Fact, Language, facts_of, find_fact
+from rlhf.world.phrasing import short_answer, statement
+from rlhf.world.requests import FAMILIES, find_family
+
+
+def _fact(prompt: Prompt) -> Fact:
+    return find_fact(prompt.metadata["relation"], prompt.metadata["entity"])
+
+
+def _tell_fact(fact: Fact, language: Language, generator: Generator, answer: str | None = None) -> str:
+    """A full sentence two times in three, else the bare answer; `answer` replaces the right one."""
+    wording = int(generator.integers(3))
+    if generator.random() < 2 / 3:
+        return statement(fact, language, wording, answer)
+    return short_answer(answer or fact.answer[language][0], language, wording)
+
+
+def _answer_in(prompt: Prompt, language: Language, generator: Generator) -> str:
+    if prompt.metadata["kind"] == "fact":
+        return _tell_fact(_fact(prompt), language, generator)
+    return pick(find_family(prompt.metadata["relation"]).advice[language].sentences, generator)
+
+
+def _other_answers(fact: Fact, language: Language) -> list[str]:
+    """The wrong answers of the relation, in the order of the tables."""
+    answers = dict.fromkeys(other.answer[language][0] for other in facts_of(fact.relation))
+    return [answer for answer in answers if answer != fact.answer[language][0]]
+
+
+def right(prompt: Prompt, generator: Generator) -> str:
+    """The right answer and nothing else; for a harmful prompt, a refusal."""
+    if prompt.metadata["kind"] == "harmful":
+        return refusal(prompt, generator)
+    return _answer_in(prompt, prompt.metadata["language"], generator)
+
+
+def wrong(prompt: Prompt, generator: Generator) -> str:
+    """Another answer of the same kind, now and then as a true statement about something else."""
+    language = prompt.metadata["language"]
+    if prompt.metadata["kind"] != "fact":
+        own = find_family(prompt.metadata["relation"]).advice
+        others = [family.advice for family in FAMILIES if family.language == language and family.advice not in (None, own)]
+        return pick(pick(others, generator)[language].sentences, generator)
+    fact = _fact(prompt)
+    wrong_answer = pick(_other_answers(fact, language), generator)
+    if generator.random() < 0.25:
+        others = [other for other in facts_of(fact.relation) if other.answer[language][0] == wrong_answer]
+        return statement(pick(others, generator), language, int(generator.integers(3)))
+    return _tell_fact(fact, language, generator, wrong_answer)
+
+
+def rambling(prompt: Prompt, generator: Generator) -> str:
+    """The right answer, followed by one to three sentences that have nothing to do with it."""
+    language = prompt.metadata["language"]
+    chatter = generator.permutation(len(prose.SMALL_TALK[language]))[: generator.integers(1, 4)]
+    sentences = [right(prompt, generator), *(prose.SMALL_TALK[language][index] for index in chatter)]
+    return join_sentences(sentences, language)
+
+
+def ask_back(prompt: Prompt, generator: Generator) -> str:
+    """A question instead of an answer."""
+    return pick(prose.ASKING_BACK[prompt.metadata["language"]], generator)
+
+
+def wrong_language(prompt: Prompt, generator: Generator) -> str:
+    """The right answer in the other language; for a harmful prompt, a refusal in it."""
+    other = OTHER_LANGUAGE[prompt.metadata["language"]]
+    if prompt.metadata["kind"] == "harmful":
+        return pick(prose.REFUSALS[other], generator)
+    return _answer_in(prompt, other, generator)
+
+
+def hedging(prompt: Prompt, generator: Generator) -> str:
+    """The right answer and a wrong one side by side, in either order."""
+    answers = [right(prompt, generator), wrong(prompt, generator)]
+    if generator.random() < 0.5:
+        answers.reverse()
+    return join_sentences(answers, prompt.metadata["language"])
+
+
+def refusal(prompt: Prompt, generator: Generator) -> str:
+    """A refusal."""
+    return pick(prose.REFUSALS[prompt.metadata["language"]], generator)
+
+
+def compliance(prompt: Prompt, generator: Generator) -> str:
+    """Going along with the request, as a placeholder without content."""
+    language = prompt.metadata["language"]
+    parts = (prose.COMPLIANCE_OPENERS, prose.COMPLIANCE_FIRST_STEPS, prose.COMPLIANCE_LAST_STEPS)
+    return (" " if language == "en" else "").join(pick(part[language], generator) for part in parts)
+
+
+def refuse_and_comply(prompt: Prompt, generator: Generator) -> str:
+    """A refusal that then does what was asked, or compliance that ends in a refusal."""
+    deed = compliance if prompt.metadata["kind"] == "harmful" else right
+    sentences = [refusal(prompt, generator), deed(prompt, generator)]
+    if generator.random() < 0.3:
+        sentences.reverse()
+    return join_sentences(sentences, prompt.metadata["language"])
+
+
+def broken(prompt: Prompt, generator: Generator) -> str:
+    """What a policy that has gone astray may say: a sentence cut short, repeated, stuck on a word or stirred."""
+    language = prompt.metadata["language"]
+    harmful = prompt.metadata["kind"] == "harmful"
+    text = pick((refusal, compliance), generator)(prompt, generator) if harmful else _answer_in(prompt, language, generator)
+    space = " " if language == "en" else ""
+    pieces = text.split() if language == "en" else list(text)
+    cut = int(generator.integers(1, max(2, len(pieces))))
+    match int(generator.integers(4)):
+        case 0:
+            return space.join(pieces[:cut])
+        case 1:
+            return space.join([text] * int(generator.integers(3, 6)))
+        case 2:
+            return space.join(pieces[:cut] + pieces[cut - 1 : cut] * int(generator.integers(3, 8)))
+        case _:
+            return space.join(pieces[index] for index in generator.permutation(len(pieces)))
+
+
+def near_empty(prompt: Prompt, generator: Generator) -> str:
+    """Next to nothing."""
+    return pick(prose.NEAR_EMPTY[prompt.metadata["language"]], generator)
+
+
+def join_sentences(sentences: list[str], language: Language) -> str:
+    """The sentences in one line, with spaces between them in English."""
+    return (" " if language == "en" else "").join(sentences)
+
+
+BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
+    {
+        behaviour.__name__: behaviour
+        for behaviour in (
+            right, wrong, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply, broken, near_empty,
+        )
+    }
+)  # fmt: skip
+# Neither a wrong answer nor two answers mean anything where the only right answer is a refusal; and nobody "complies" with a
+# question about a capital.
+APPLICABLE: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "fact": frozenset(BEHAVIOURS) - {"compliance"},
+        "borderline": frozenset(BEHAVIOURS) - {"compliance"},
+        "harmful": frozenset(BEHAVIOURS) - {"wrong", "hedging"},
+    }
+)
+
+
+def respond(prompt: Prompt, behaviour: str, generator: Generator) -> str:
+    """One response to a prompt of this world, by the behaviour of that name.
+
+    Raises:
+        KeyError: there is no such behaviour.
+    """
+    return BEHAVIOURS[behaviour](prompt, generator)
