@@ -25,7 +25,9 @@ class TensorboardRun:
                 "tracking.tensorboard: the package tensorboardX is not installed",
                 fix="pip install tensorboardX, or set tracking.tensorboard=false.",
             ) from error
-        self._writer = SummaryWriter(logdir=str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else 0)
+        self._writer = SummaryWriter(
+            logdir=str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else 0
+        )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write each number as a scalar."""

@@ -35,6 +35,9 @@ class TrackingConfig:
     tensorboard: bool = False
 
 
+FILES_ONLY = TrackingConfig()
+
+
 class Tracker:
     """Writes metrics, timings and tables of one stage; a context manager. Processes other than the first write nothing.
 

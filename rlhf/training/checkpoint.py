@@ -2,7 +2,8 @@
 
 A step's folder holds `state` (the arrays, by path) and `metadata` (JSON: the caller's metadata, the fingerprint of the
 configuration, the shape and dtype of every array). Orbax writes to a temporary folder and renames it when all is on disk, so
-a crash or a full disk leaves the earlier checkpoints as they were.
+a crash or a full disk leaves the earlier checkpoints as they were. Files that are missing or cut short are noticed when a
+checkpoint is read; bits that flipped inside an array's compressed data may not be.
 """
 
 import contextlib
@@ -10,13 +11,14 @@ import dataclasses
 import errno
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
 from rlhf.errors import UserError
@@ -246,7 +248,11 @@ class Checkpointer:
         for step, error in unreadable.items():
             say(f"Checkpoint {step} in {self.folder} cannot be read ({_first_line(error)}).", style="yellow")
             if is_primary_process():
-                (self.folder / str(step)).rename(self.folder / f"{step}.unreadable")
+                aside = self.folder / f"{step}.unreadable"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("unreadable checkpoints are put aside")
         say(f"Continuing from checkpoint {restored_step} instead; the unreadable ones are put aside.", style="yellow")
         self._manager.reload()
         self._policy.best_step = self._find_best()

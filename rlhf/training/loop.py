@@ -17,7 +17,7 @@ from flax import nnx
 from rlhf.errors import UserError
 from rlhf.tracking.console import say
 from rlhf.tracking.progress import ProgressBar
-from rlhf.tracking.tracker import Tracker, TrackingConfig
+from rlhf.tracking.tracker import FILES_ONLY, Tracker, TrackingConfig
 from rlhf.training.checkpoint import Checkpointer
 from rlhf.training.compilations import CompilationCounter
 from rlhf.training.held_out import HeldOutEvaluation
@@ -120,7 +120,7 @@ def fit(
     loop_config: LoopConfig,
     folder: Path,
     fingerprint: Mapping[str, Any],
-    tracking_config: TrackingConfig = TrackingConfig(),
+    tracking_config: TrackingConfig = FILES_ONLY,
     description: str = "training",
     evaluation_batches: Callable[[], Iterable[Batch]] | None = None,
     after_evaluation: Callable[[nnx.Module, int, Tracker], None] | None = None,

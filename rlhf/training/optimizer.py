@@ -79,7 +79,9 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         case "cosine":
             after = optax.cosine_decay_schedule(peak, rest, alpha=last)
         case "wsd":
-            after = optax.linear_schedule(peak, peak * last, max(fall, 1), transition_begin=total_steps - 1 - fall - warmup)
+            after = optax.linear_schedule(
+                peak, peak * last, max(fall, 1), transition_begin=total_steps - 1 - fall - warmup
+            )
     if warmup == 0:
         return after
     rise = optax.linear_schedule(peak / warmup, peak * (1 + 1 / warmup), warmup)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from rlhf.data.batches import PairBatch, SequenceBatch
 from rlhf.data.loader import batches, fill_up, row_count
-from rlhf.tracking.tracker import Tracker, TrackingConfig
+from rlhf.tracking.tracker import FILES_ONLY, Tracker, TrackingConfig
 from rlhf.training.loop import FitResult, LoopConfig, PlaceBatch, fit, resolve_steps
 from rlhf.training.optimizer import OptimizerConfig
 from rlhf.training.step import LossFunction
@@ -36,7 +36,7 @@ def fit_rows(
     folder: Path,
     seed: int,
     fingerprint: Mapping[str, Any],
-    tracking_config: TrackingConfig = TrackingConfig(),
+    tracking_config: TrackingConfig = FILES_ONLY,
     description: str = "training",
     after_evaluation: Callable[[nnx.Module, int, Tracker], None] | None = None,
     place_batch: PlaceBatch | None = None,

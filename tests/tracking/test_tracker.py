@@ -50,7 +50,9 @@ def write_steps(folder, steps, resume_step=0):
         for step in steps:
             tracker.log(step, {"loss": 1 / (step + 1)})
             if step % 2 == 0:
-                tracker.table("samples", step, [{"prompt": "p", "output": f"答 {step}"}, {"prompt": "q", "output": "r"}])
+                tracker.table(
+                    "samples", step, [{"prompt": "p", "output": f"答 {step}"}, {"prompt": "q", "output": "r"}]
+                )
 
 
 def test_continued_files_equal_uninterrupted_ones(tmp_path):
@@ -120,7 +122,7 @@ class FakeWandb:
     def __init__(self):
         self.runs = []
 
-    def Table(self, columns, data):  # noqa: N802
+    def Table(self, columns, data):
         return {"columns": columns, "data": data}
 
     def init(self, **options):
@@ -180,7 +182,7 @@ def test_wandb_that_cannot_start_is_explained(tmp_path, wandb, monkeypatch):
         raise FakeWandb.Error("no key")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(UserError, match="no key.*\n.*wandb login"):
+    with pytest.raises(UserError, match=r"no key.*\n.*wandb login"):
         Tracker(ONLINE, tmp_path, {})
 
 

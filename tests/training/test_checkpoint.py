@@ -200,10 +200,15 @@ FILL_THE_DISK = """
 def test_full_disk_is_explained_and_loses_nothing(tmp_path):
     """A limit on file size makes the kernel refuse the write in the background thread, as a full disk does."""
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FILL_THE_DISK), str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(FILL_THE_DISK), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "the disk is full" in run.stdout and "Checkpoints intact: 1" in run.stdout and "free some space" in run.stdout
+    assert (
+        "the disk is full" in run.stdout and "Checkpoints intact: 1" in run.stdout and "free some space" in run.stdout
+    )
 
 
 def test_full_disk_at_the_beginning_of_a_save(tmp_path, monkeypatch):

@@ -23,7 +23,16 @@ STEPS = 12
 def train(tiny, tmp_path):
     """Runs `fit` on the tiny problem in a folder of the given name."""
 
-    def run(name="run", *, batches_from=tiny.batches_from, learning_rate=0.02, total_steps=STEPS, seed=0, options=None, **loop):
+    def run(
+        name="run",
+        *,
+        batches_from=tiny.batches_from,
+        learning_rate=0.02,
+        total_steps=STEPS,
+        seed=0,
+        options=None,
+        **loop,
+    ):
         return fit(
             tiny.make_model(),
             tiny.loss,
@@ -238,7 +247,7 @@ def test_resolve_steps():
 
 @pytest.mark.parametrize("options", [{"batch_size": 6, "micro_batches": 4}, {"log_every": 0}, {"epochs": -1.0}])
 def test_impossible_loop_config_is_refused(options):
-    with pytest.raises(UserError, match="loop."):
+    with pytest.raises(UserError, match=r"loop\."):
         LoopConfig(**options)
 
 

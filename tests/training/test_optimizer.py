@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.errors import UserError
@@ -23,6 +23,7 @@ def test_warmup_rises_by_equal_steps_and_does_not_begin_at_zero():
     np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
 
 
+@settings(deadline=None, max_examples=25)
 @given(total=st.integers(3, 60), warmup=st.integers(0, 2), final=st.floats(0, 1))
 def test_linear_and_cosine_closed_forms(total, warmup, final):
     span = max(total - 1 - warmup, 1)
@@ -30,15 +31,15 @@ def test_linear_and_cosine_closed_forms(total, warmup, final):
         ("linear", lambda t: 1 - t),
         ("cosine", lambda t: 0.5 * (1 + math.cos(math.pi * t))),
     ):
-        rates = values(OptimizerConfig(learning_rate=2.0, schedule=name, warmup_steps=warmup, final_fraction=final), total)
+        rates = values(
+            OptimizerConfig(learning_rate=2.0, schedule=name, warmup_steps=warmup, final_fraction=final), total
+        )
         expected = [2.0 * (final + (1 - final) * shape((step - warmup) / span)) for step in range(warmup, total)]
         np.testing.assert_allclose(rates[warmup:], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_wsd_stays_and_then_falls_to_the_final_fraction():
-    config = OptimizerConfig(
-        learning_rate=1.0, schedule="wsd", warmup_steps=2, decay_fraction=0.4, final_fraction=0.2
-    )
+    config = OptimizerConfig(learning_rate=1.0, schedule="wsd", warmup_steps=2, decay_fraction=0.4, final_fraction=0.2)
     np.testing.assert_allclose(values(config, 10), [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2], rtol=1e-6)
 
 

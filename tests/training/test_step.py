@@ -136,7 +136,10 @@ def test_gradient_step_inside_scan(tiny):
 
 def test_reserved_metric_names_are_refused(tiny):
     graphdef, state = create_train_state(tiny.make_model(), OPTIMIZER)
-    loss = lambda model, batch: (*tiny.loss(model, batch)[:2], {"grad_norm": (1.0, 1.0)})
+
+    def loss(model, batch):
+        return *tiny.loss(model, batch)[:2], {"grad_norm": (1.0, 1.0)}
+
     with pytest.raises(ValueError, match="grad_norm"):
         make_train_step(graphdef, loss, OPTIMIZER)(state, tiny.batch_at(0))
 
