@@ -1,0 +1,199 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf.models.cache import KVCache
+from rlhf.models.config import ComputeConfig
+from rlhf.models.partition import merge_model, split_model
+from rlhf.models.transformer import Block, Transformer, positions_from_segments
+
+KINDS = {
+    "llama": {},
+    "multi-head, biases, untied": {
+        "kv_heads": None, "attention_bias": True, "mlp_bias": True, "tied_embeddings": False,
+    },
+    "layer norm, learned positions, plain gelu": {
+        "norm": "layer", "position": "learned", "gated_mlp": False, "activation": "gelu", "mlp_bias": True,
+    },
+    "no positions, wide heads, one key head": {
+        "position": "none", "head_dim": 10, "kv_heads": 1, "activation": "relu",
+    },
+}
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+def model(request, make_model):
+    return make_model(**request.param)
+
+
+def hidden_states(model, tokens, segments):
+    definition, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state: nnx.merge(definition, state)(jnp.asarray(tokens), jnp.asarray(segments)))(state))
+
+
+def alone(model, sequences):
+    return [hidden_states(model, sequence[None], np.ones((1, len(sequence)), int))[0] for sequence in sequences]
+
+
+def close(found, expected, tolerance=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model, sequences, pad, side):
+    tokens, segments = pad(sequences, 12, side)
+    found = hidden_states(model, tokens, segments)
+    assert np.isfinite(found).all()
+    for row, expected in enumerate(alone(model, sequences)):
+        close(found[row][segments[row] > 0], expected)
+
+
+def test_packed_sequences_do_not_see_each_other(model, sequences):
+    tokens = np.concatenate([*sequences, [0, 0, 0]])[None]
+    lengths = [len(sequence) for sequence in sequences]
+    segments = np.repeat([*range(1, len(sequences) + 1), 0], [*lengths, 3])[None]
+    found = hidden_states(model, tokens, segments)[0]
+    for number, expected in enumerate(alone(model, sequences), 1):
+        close(found[segments[0] == number], expected)
+
+
+def test_a_token_does_not_see_later_ones(model, sequences):
+    sequence = sequences[0]
+    changed = sequence.copy()
+    changed[5:] += 1
+    before, after = alone(model, [sequence, changed % model.config.vocab_size])
+    close(before[:5], after[:5])
+    assert np.abs(before[5:] - after[5:]).max() > 1e-3
+
+
+def test_decoding_through_the_cache_equals_reading_whole_rows(model, sequences, pad):
+    prompts, responses = [sequence[: (len(sequence) + 1) // 2] for sequence in sequences], 4
+    rows = [np.concatenate([prompt, np.arange(responses) + 5]) for prompt in prompts]
+    length = max(map(len, prompts)) + responses
+    tokens, segments = pad(rows, length, "left")
+    expected = hidden_states(model, tokens, segments)
+    definition, state = nnx.split(model)
+
+    @jax.jit
+    def decode(state, tokens, positions, valid, cache):
+        return nnx.merge(definition, state).decode(tokens, positions, valid, cache)
+
+    positions = positions_from_segments(jnp.asarray(segments))
+    cache = KVCache.create(model.config, model.compute, len(rows), length + 3)
+    prompt_length = length - responses
+    start = 0
+    for end in (prompt_length, *range(prompt_length + 1, length + 1)):
+        new = slice(start, end)
+        found, cache = decode(state, tokens[:, new], positions[:, new], segments[:, new] > 0, cache)
+        real = segments[:, new] > 0
+        close(np.asarray(found)[real], expected[:, new][real])
+        start = end
+    assert int(cache.length) == length
+    np.testing.assert_array_equal(cache.valid[:, :length], segments > 0)
+    assert not cache.valid[:, length:].any()
+
+
+def test_blocks_are_applied_in_the_order_of_the_stack(make_model, sequences):
+    model = make_model()
+    definition = nnx.graphdef(model.blocks)
+    layers = nnx.state(model.blocks)
+    tokens, segments = sequences[0][None], np.ones((1, len(sequences[0])), int)
+    hidden = model.embedding[tokens]
+    angles = model._rotation(positions_from_segments(jnp.asarray(segments)))
+    mask = jnp.tri(tokens.shape[1], dtype=bool)[None]
+    for layer in range(model.config.layers):
+        block = nnx.merge(definition, jax.tree.map(lambda stacked, layer=layer: stacked[layer], layers))
+        assert isinstance(block, Block)
+        hidden = block(hidden, angles, mask)
+    close(hidden_states(model, tokens, segments), model.final_norm(hidden))
+
+
+def test_each_layer_has_its_own_draw(make_model):
+    kernel = np.asarray(make_model().blocks.mlp.up_kernel[...])
+    assert len({layer.tobytes() for layer in kernel}) == len(kernel)
+
+
+def test_every_parameter_names_its_axes(model):
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        assert len(variable.axes) == variable[...].ndim, path
+        assert (variable.axes[0] == "layers") == (path[0] == "blocks"), path
+
+
+def loss_gradient(model, tokens, segments):
+    definition, trainable, frozen = split_model(model)
+
+    def loss(trainable):
+        model = merge_model(definition, trainable, frozen)
+        logits = model.logits(model(tokens, segments))
+        return jnp.sum(jax.nn.logsumexp(logits, axis=-1) * (segments > 0))
+
+    return jax.jit(jax.grad(loss))(trainable)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputing_does_not_change_gradients(make_model, sequences, pad, remat):
+    tokens, segments = map(jnp.asarray, pad(sequences, 12, "right"))
+    expected = loss_gradient(make_model(), tokens, segments)
+    found = loss_gradient(make_model(compute=ComputeConfig(remat=remat)), tokens, segments)
+    jax.tree.map(close, jax.tree.leaves(found), jax.tree.leaves(expected))
+
+
+def test_gradients_are_finite_and_reach_every_parameter(model, sequences, pad):
+    tokens, segments = map(jnp.asarray, pad([*sequences, []], 12, "left"))
+    for path, gradient in nnx.to_flat_state(loss_gradient(model, tokens, segments)):
+        assert np.isfinite(gradient[...]).all(), path
+        # A bias of all keys moves a query's scores alike, so without rotation softmax does not feel it.
+        assert path[-1] == "key_bias" or np.abs(gradient[...]).max() > 1e-6, path
+
+
+def test_bfloat16_stays_close_and_logits_are_float32(make_model, sequences, pad):
+    tokens, segments = map(jnp.asarray, pad(sequences, 12, "right"))
+    half = make_model(compute=ComputeConfig(dtype="bfloat16", parameter_dtype="bfloat16"))
+    full = make_model()
+    hidden = half(tokens, segments)
+    assert hidden.dtype == jnp.bfloat16
+    assert half.logits(hidden).dtype == jnp.float32
+    assert {variable.dtype for variable in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("bfloat16")}
+    difference = np.abs(half.logits(hidden) - full.logits(full(tokens, segments)))[segments > 0]
+    assert 0 < difference.mean() < 0.05
+
+
+def test_rotation_sees_only_distances(make_model, sequences):
+    model, tokens = make_model(), sequences[0][None]
+    segments = np.ones_like(tokens)
+    shifted = model(tokens, segments, jnp.arange(tokens.shape[1])[None] + 20)
+    close(shifted, model(tokens, segments), 1e-4)
+
+
+def test_learned_positions_beyond_the_context_are_noticed(make_model):
+    model = make_model(position="learned", context=4)
+    tokens = np.ones((1, 5), int)
+    assert np.isnan(model(tokens, tokens)).any()
+    assert np.isfinite(model(tokens[:, :4], tokens[:, :4])).all()
+
+
+def test_tied_logits_are_products_with_the_embedding(make_model):
+    model = make_model()
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, model.config.width))
+    close(model.logits(hidden), hidden @ model.embedding[...].T)
+    assert not hasattr(model, "head_kernel")
+
+
+def test_a_model_that_is_only_described_takes_no_memory(make_model):
+    config = dataclasses.replace(make_model().config, width=8192, layers=80, mlp_width=30000)
+    abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    assert abstract.blocks.mlp.up_kernel.shape == (80, 8192, 30000)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 3))
+def test_positions_count_from_0_in_each_segment(lengths, before, after):
+    segments = np.repeat([0, *range(1, len(lengths) + 1), 0], [before, *lengths, after])
+    expected = np.concatenate([np.zeros(before), *map(np.arange, lengths), np.zeros(after)])
+    np.testing.assert_array_equal(positions_from_segments(jnp.asarray(segments[None])), expected[None])
