@@ -82,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     """Choose what the first word asks for."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+        _print(_overview())
         return 0
     if words[0] == "--version":
-        print(f"rlhf {__version__}")
+        _print(f"rlhf {__version__}")
         return 0
     command, *rest = words
     if command not in STAGES:
@@ -93,7 +93,7 @@ def _dispatch(words: list[str]) -> int:
     request = parse_request(rest)
     stage = importlib.import_module(STAGES[command][0])
     if request.help:
-        print(_help(command, stage))
+        _print(_help(command, stage))
         return 0
     return _run(stage, request)
 
@@ -104,7 +104,7 @@ def _run(stage: ModuleType, request: Request) -> int:
     from rlhf.config_help import documented_yaml
 
     if request.print_config:
-        print(documented_yaml(stage.Config, resolve_config(stage.Config, request.files, request.overrides)))
+        _print(documented_yaml(stage.Config, resolve_config(stage.Config, request.files, request.overrides)))
     else:
         stage.run(load_config(stage.Config, request.files, request.overrides))
     return 0
@@ -169,6 +169,14 @@ def _unknown_command(command: str) -> UserError:
     near = difflib.get_close_matches(command, STAGES, n=1)
     fix = f"did you mean rlhf {near[0]}?" if near else f"choose one of: {', '.join(STAGES)}."
     return UserError(f"command line: unknown command {command}", fix=fix)
+
+
+def _print(text: str) -> None:
+    """Write text to standard output, content if its reader (`| head`) has seen enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(message: str) -> None:

@@ -162,3 +162,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement):
     heavy = {"jax", "flax", "numpy", "wandb", "datasets", "transformers", "matplotlib", "jsonargparse", "rich"}
     assert not heavy & set(modules)
     assert not [name for name in modules if name.startswith("rlhf.stages")]
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m rlhf --help | true"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert finished.stderr == ""
