@@ -10,7 +10,7 @@ from rlhf.losses.language_model import cross_entropy, token_log_probs
 from rlhf.models.hub import save_transformer
 from rlhf.models.transformer import Transformer
 from rlhf.stages.folder import StageFolder, close_folder
-from rlhf.stages.training import fit_rows
+from rlhf.stages.training import train
 from rlhf.tracking.console import say
 
 
@@ -51,6 +51,6 @@ def train_language_model(
         The stage's summary.
     """
     say(f"{len(rows.tokens):,} rows of {rows.tokens.shape[1]} tokens, {int(np.sum(rows.loss_mask)):,} of them targets")
-    result = fit_rows(config, folder, model, next_token_loss(config.logits_chunk), rows, held_out_rows)
+    result = train(config, folder, model, next_token_loss(config.logits_chunk), rows, held_out_rows)
     save_transformer(result.model, folder.model, tokenizer)
     return close_folder(folder, result.summary)

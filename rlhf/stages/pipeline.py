@@ -20,7 +20,14 @@ from rlhf.errors import UserError
 from rlhf.report.artefacts import read_json, read_lines
 from rlhf.report.summary_table import print_summary
 from rlhf.report.write import write_report
-from rlhf.stages import best_of_n, evaluate, ppo, pretrain, reward, sft, tokenizer, world
+from rlhf.stages import best_of_n as best_of_n_stage
+from rlhf.stages import evaluate as evaluate_stage
+from rlhf.stages import ppo as ppo_stage
+from rlhf.stages import pretrain as pretrain_stage
+from rlhf.stages import reward as reward_stage
+from rlhf.stages import sft as sft_stage
+from rlhf.stages import tokenizer as tokenizer_stage
+from rlhf.stages import world as world_stage
 from rlhf.stages.folder import write_json
 from rlhf.tracking.console import say
 
@@ -45,15 +52,15 @@ class Config:
 
     output: str = "runs/pipeline"
     seed: int = 0
-    world: world.Config | None = None
-    tokenizer: tokenizer.Config | None = None
-    pretrain: pretrain.Config | None = None
-    sft: sft.Config = field(default_factory=sft.Config)
-    helpfulness: reward.Config = field(default_factory=reward.Config)
-    safety: reward.Config = field(default_factory=reward.Config)
-    ppo: ppo.Config = field(default_factory=ppo.Config)
-    best_of_n: best_of_n.Config = field(default_factory=best_of_n.Config)
-    evaluate: evaluate.Config = field(default_factory=evaluate.Config)
+    world: world_stage.Config | None = None
+    tokenizer: tokenizer_stage.Config | None = None
+    pretrain: pretrain_stage.Config | None = None
+    sft: sft_stage.Config = field(default_factory=sft_stage.Config)
+    helpfulness: reward_stage.Config = field(default_factory=reward_stage.Config)
+    safety: reward_stage.Config = field(default_factory=reward_stage.Config)
+    ppo: ppo_stage.Config = field(default_factory=ppo_stage.Config)
+    best_of_n: best_of_n_stage.Config = field(default_factory=best_of_n_stage.Config)
+    evaluate: evaluate_stage.Config = field(default_factory=evaluate_stage.Config)
 
 
 @dataclass(frozen=True)
@@ -111,15 +118,15 @@ def plan(config: Config) -> list[Step]:
 
     if config.world is not None:
         seeded = replace(config.world, world=replace(config.world.world, seed=config.seed))
-        add("world", world, seeded)
+        add("world", world_stage, seeded)
     if config.tokenizer is not None:
-        add("tokenizer", tokenizer, replace(config.tokenizer, data=data(config.tokenizer.data, "documents")))
+        add("tokenizer", tokenizer_stage, replace(config.tokenizer, data=data(config.tokenizer.data, "documents")))
     if config.pretrain is not None:
         documents = data(config.pretrain.data, "documents")
         own = {"tokenizer": folder("tokenizer")} if config.tokenizer is not None else {}
-        add("pretrain", pretrain, replace(config.pretrain, data=documents), **own)
+        add("pretrain", pretrain_stage, replace(config.pretrain, data=documents), **own)
     start = folder("pretrain") if config.pretrain is not None else config.sft.model.init_from
-    add("sft", sft, replace(starting_from(config.sft, start), data=data(config.sft.data, "demonstrations")))
+    add("sft", sft_stage, replace(starting_from(config.sft, start), data=data(config.sft.data, "demonstrations")))
     for kind in ("helpfulness", "safety"):
         stage = starting_from(getattr(config, kind), folder("sft"))
         stage = replace(
@@ -128,22 +135,22 @@ def plan(config: Config) -> list[Step]:
             evaluation_data=held_out(stage.evaluation_data, kind),
             demonstrations=stage.demonstrations or steps_config(steps, "sft").data,
         )
-        add(kind, reward, stage)
+        add(kind, reward_stage, stage)
     judges = {"helpfulness": folder("helpfulness"), "safety": folder("safety")}
     policy = replace(
         starting_from(config.ppo, folder("sft")),
         data=data(config.ppo.data, "prompts"),
         evaluation_data=held_out(config.ppo.evaluation_data, "prompts"),
     )
-    add("ppo", ppo, policy, **judges)
+    add("ppo", ppo_stage, policy, **judges)
     unseen = data(config.best_of_n.data, "prompts_held_out")
-    add("best_of_n", best_of_n, replace(starting_from(config.best_of_n, folder("sft")), data=unseen), **judges)
+    add("best_of_n", best_of_n_stage, replace(starting_from(config.best_of_n, folder("sft")), data=unseen), **judges)
     comparisons = config.evaluate.comparisons
     if config.world is not None and not comparisons:
         comparisons = {kind: held_out(None, kind) for kind in judges}
     add(
         "evaluate",
-        evaluate,
+        evaluate_stage,
         replace(config.evaluate, data=data(config.evaluate.data, "prompts_held_out"), comparisons=comparisons),
         policies={"pretrained": start, "sft": folder("sft"), "ppo": folder("ppo")},
         reference=folder("sft"),

@@ -29,7 +29,7 @@ from rlhf.rewards.model import score_sequences
 from rlhf.rewards.text import score_token_sequences
 from rlhf.stages.folder import close_folder, open_folder, write_json
 from rlhf.stages.setup import model_tokenizer, say_left_out, training_and_held_out
-from rlhf.stages.training import fit_rows
+from rlhf.stages.training import train
 from rlhf.tracking.console import say
 from rlhf.tracking.tracker import TrackingConfig
 from rlhf.training.loop import LoopConfig
@@ -108,7 +108,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     """
     folder = open_folder(config)
     load = partial(load_comparisons, rows=comparisons)
-    train, held_out = training_and_held_out(load, config.data, config.evaluation_data, config.seed)
+    preferences, held_out = training_and_held_out(load, config.data, config.evaluation_data, config.seed)
     if config.model.init_from is None:
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
     scorer = load_scorer(config.model.init_from, config.model.compute, rngs=nnx.Rngs(config.seed))
@@ -125,10 +125,10 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         columns = min(round_up(longest, ROW_LENGTH_MULTIPLE), config.max_length)
         return [records[pair.index] for pair in encoded], pad_pairs(encoded, columns)
 
-    train, train_pairs = pairs(train)
+    preferences, train_pairs = pairs(preferences)
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)
-    result = fit_rows(config, folder, scorer, comparison_loss(config.centering), train_pairs, held_out_pairs)
-    scorer = normalised(result.model, tokenizer, config, train)
+    result = train(config, folder, scorer, comparison_loss(config.centering), train_pairs, held_out_pairs)
+    scorer = normalised(result.model, tokenizer, config, preferences)
     save_scorer(scorer, folder.model, tokenizer, {})
     summary = dict(result.summary)
     if held_out:
@@ -139,14 +139,14 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     return close_folder(folder, summary)
 
 
-def normalised(scorer: SequenceScorer, tokenizer, config: Config, train: Sequence[Comparison]) -> SequenceScorer:
+def normalised(scorer: SequenceScorer, tokenizer, config: Config, preferences: Sequence[Comparison]) -> SequenceScorer:
     """Shifts the scores so that demonstrations have mean 0; the unit of the scores (log-odds of preference) stays."""
     if config.demonstrations is not None:
         records = load_demonstrations(config.demonstrations)
         encoded, _ = encode_demonstrations(tokenizer, records, max_length=config.max_length, too_long="skip")
         sequences = [tokens for tokens, _ in encoded]
     else:
-        encoded, _ = encode_comparisons(tokenizer, train, max_length=config.max_length, too_long="skip")
+        encoded, _ = encode_comparisons(tokenizer, preferences, max_length=config.max_length, too_long="skip")
         sequences = [np.concatenate([pair.prompt, pair.chosen]) for pair in encoded]
     scores = score_token_sequences(scorer, sequences, config.loop.batch_size)
     scorer.shift[...] = scorer.shift[...] + float(np.mean(scores)) / scorer.scale[...]

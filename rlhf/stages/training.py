@@ -1,19 +1,19 @@
-"""A supervised stage's training: rows in memory to a fitted model, on the stage's mesh, seed and folder."""
+"""A supervised stage's training: `fit_rows` with the stage's settings, mesh and folder."""
 
 from typing import Any
 
 from flax import nnx
 
-from rlhf.data.loader import batches, fill_up, row_count
 from rlhf.parallel.mesh import make_mesh
 from rlhf.stages.folder import StageFolder, fingerprint
 from rlhf.stages.setup import batch_placer, place_model
-from rlhf.training.loop import FitResult, fit, resolve_steps
+from rlhf.training.loop import FitResult
+from rlhf.training.rows import Rows, fit_rows
 from rlhf.training.step import LossFunction
 
 
-def fit_rows(
-    config: Any, folder: StageFolder, model: nnx.Module, loss: LossFunction, rows: Any, held_out_rows: Any | None
+def train(
+    config: Any, folder: StageFolder, model: nnx.Module, loss: LossFunction, rows: Rows, held_out_rows: Rows | None
 ) -> FitResult:
     """Trains a model on rows of tokens.
 
@@ -22,23 +22,21 @@ def fit_rows(
         folder: of the stage; an interrupted run continues from its checkpoints.
         model: to train.
         loss: of a batch of rows.
-        rows: batch dataclass of all training rows.
-        held_out_rows: the same of the held-out rows, or None.
+        rows: training rows.
+        held_out_rows: rows to evaluate on, or None.
     """
     mesh = make_mesh(config.mesh)
-    size = config.loop.batch_size
-    filled = None if held_out_rows is None else fill_up(held_out_rows, size)
-    return fit(
+    return fit_rows(
         place_model(model, mesh),
         loss,
-        lambda start: batches(rows, size, seed=config.seed, start_step=start),
-        total_steps=resolve_steps(config.loop, row_count(rows)),
-        optimizer=config.optimizer,
-        loop=config.loop,
+        rows,
+        evaluation_rows=held_out_rows,
+        optimizer_config=config.optimizer,
+        loop_config=config.loop,
         folder=folder.path,
+        seed=config.seed,
         fingerprint=fingerprint(config),
-        tracking=config.tracking,
+        tracking_config=config.tracking,
         description=folder.path.name,
-        evaluation_batches=None if filled is None else lambda: batches(filled, size, seed=0, shuffle=False, epochs=1),
         place_batch=batch_placer(mesh),
     )
