@@ -5,8 +5,9 @@ JSONL. `gold_scores` says of any answer how helpful and how safe it really is, s
 against the truth.
 """
 
-from rlhf.world.build import World, WorldConfig, build_world, write_world
+from rlhf.world.build import World, build_world, write_world
 from rlhf.world.comparisons import accuracy_limit
+from rlhf.world.config import WorldConfig
 from rlhf.world.gold import GoldScores, gold_helpfulness, gold_safety, gold_score, gold_scores
 from rlhf.world.reading import is_refusal
 

@@ -69,7 +69,11 @@ def _fact_key(relation: str, entity: str) -> AnswerKey:
         },
         other_entities=name_pattern(others),
         carriers=_carriers(
-            [text for code in LANGUAGES for text in (*STATEMENTS[relation][code], fact.entity[code], *fact.answer[code])]
+            [
+                text
+                for code in LANGUAGES
+                for text in (*STATEMENTS[relation][code], fact.entity[code], *fact.answer[code])
+            ]
         ),
     )
 

@@ -53,7 +53,9 @@ def wrong(prompt: Prompt, generator: Generator) -> str:
     language = prompt.metadata["language"]
     if prompt.metadata["kind"] != "fact":
         own = find_family(prompt.metadata["relation"]).advice
-        others = [family.advice for family in FAMILIES if family.language == language and family.advice not in (None, own)]
+        others = [
+            family.advice for family in FAMILIES if family.language == language and family.advice not in (None, own)
+        ]
         return pick(pick(others, generator)[language].sentences, generator)
     fact = _fact(prompt)
     wrong_answer = pick(_other_answers(fact, language), generator)
@@ -117,19 +119,24 @@ def broken(prompt: Prompt, generator: Generator) -> str:
     """What a policy that has gone astray may say: a sentence cut short, repeated, stuck on a word or stirred."""
     language = prompt.metadata["language"]
     harmful = prompt.metadata["kind"] == "harmful"
-    text = pick((refusal, compliance), generator)(prompt, generator) if harmful else _answer_in(prompt, language, generator)
+    text = (
+        pick((refusal, compliance), generator)(prompt, generator)
+        if harmful
+        else _answer_in(prompt, language, generator)
+    )
     space = " " if language == "en" else ""
     pieces = text.split() if language == "en" else list(text)
     cut = int(generator.integers(1, max(2, len(pieces))))
     match int(generator.integers(4)):
         case 0:
-            return space.join(pieces[:cut])
+            kept = pieces[:cut]
         case 1:
-            return space.join([text] * int(generator.integers(3, 6)))
+            kept = [text] * int(generator.integers(3, 6))
         case 2:
-            return space.join(pieces[:cut] + pieces[cut - 1 : cut] * int(generator.integers(3, 8)))
+            kept = pieces[:cut] + pieces[cut - 1 : cut] * int(generator.integers(3, 8))
         case _:
-            return space.join(pieces[index] for index in generator.permutation(len(pieces)))
+            kept = [pieces[index] for index in generator.permutation(len(pieces))]
+    return space.join(kept).strip()
 
 
 def near_empty(prompt: Prompt, generator: Generator) -> str:

@@ -7,6 +7,7 @@ two are close, and no reward model can agree with all of them: `accuracy_limit` 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from numpy.random import Generator
@@ -19,6 +20,7 @@ from rlhf.world.gold import gold_helpfulness, gold_safety
 
 Annotation = Literal["helpfulness", "safety"]
 _GOLD = {"helpfulness": gold_helpfulness, "safety": gold_safety}
+_MOST_TRIES = 500
 
 
 def preference_probability(first: float, second: float, beta: float) -> float:
@@ -26,52 +28,73 @@ def preference_probability(first: float, second: float, beta: float) -> float:
     return 1.0 / (1.0 + math.exp(-beta * (first - second)))
 
 
-def compare(
-    prompts: Sequence[Prompt],
-    annotation: Annotation,
-    shares: Mapping[str, Mapping[str, float]],
-    beta: float,
-    generator: Generator,
-) -> list[Comparison]:
-    """One preference pair a prompt, the preferred response first.
+@dataclass(frozen=True)
+class Annotator:
+    """Who compares, and what is put before them.
+
+    Attributes:
+        annotation: which gold score decides.
+        beta: the steepness of the Bradley–Terry model; large is reliable.
+        smallest_gap: a pair whose gold scores are closer than this is not asked about.
+        shares: for each kind of prompt, the weight of every behaviour that writes responses.
+    """
+
+    annotation: Annotation
+    beta: float
+    smallest_gap: float
+    shares: Mapping[str, Mapping[str, float]]
+
+
+def compare(prompts: Sequence[Prompt], annotator: Annotator, generator: Generator) -> list[Comparison]:
+    """One preference pair a prompt, of two different texts, the preferred one first.
 
     The metadata of each says what it is a comparison of (`annotation`), which behaviours wrote the two responses, their gold
     scores, and the true probability of the label that was given (`preference_probability`).
 
-    Args:
-        prompts: what is answered.
-        annotation: which gold score the annotator goes by.
-        shares: for each kind of prompt, the weight of every behaviour; the two responses of a pair have different texts.
-        beta: the steepness of the Bradley–Terry model; large is reliable.
-        generator: the source of chance.
+    Raises:
+        UserError: the behaviours hardly ever write two responses that differ enough.
     """
-    return [_compare_one(prompt, annotation, shares[prompt.metadata["kind"]], beta, generator) for prompt in prompts]
+    return [_compare_one(prompt, annotator, generator) for prompt in prompts]
 
 
-def _compare_one(
-    prompt: Prompt, annotation: Annotation, weights: Mapping[str, float], beta: float, generator: Generator
-) -> Comparison:
-    behaviours = [pick_weighted(weights, generator) for _ in range(2)]
-    responses = [respond(prompt, behaviour, generator) for behaviour in behaviours]
-    while responses[0] == responses[1]:
-        behaviours[1] = pick_weighted(weights, generator)
-        responses[1] = respond(prompt, behaviours[1], generator)
-    gold = [_GOLD[annotation](prompt, response) for response in responses]
-    probability = preference_probability(gold[0], gold[1], beta)
-    first_wins = bool(generator.random() < probability)
-    chosen, rejected = (0, 1) if first_wins else (1, 0)
+def _draw_pair(prompt: Prompt, annotator: Annotator, generator: Generator) -> list[tuple[str, str, float]]:
+    """Two responses that differ enough, each as (behaviour, text, gold score)."""
+    kind = prompt.metadata["kind"]
+    for _ in range(_MOST_TRIES):
+        pair = []
+        for _ in range(2):
+            behaviour = pick_weighted(annotator.shares[kind], generator)
+            text = respond(prompt, behaviour, generator)
+            pair.append((behaviour, text, _GOLD[annotator.annotation](prompt, text)))
+        (_, first, first_gold), (_, second, second_gold) = pair
+        if first != second and abs(first_gold - second_gold) >= annotator.smallest_gap:
+            return pair
+    raise UserError(
+        f"compared.{kind}: {_MOST_TRIES} tries gave no two responses whose gold {annotator.annotation} differs by "
+        f"smallest_gap = {annotator.smallest_gap}",
+        fix="give weight to behaviours of different worth, or lower smallest_gap",
+    )
+
+
+def _compare_one(prompt: Prompt, annotator: Annotator, generator: Generator) -> Comparison:
+    pair = _draw_pair(prompt, annotator, generator)
+    probability = preference_probability(pair[0][2], pair[1][2], annotator.beta)
+    if generator.random() >= probability:
+        pair.reverse()
+        probability = 1.0 - probability
+    (chosen_behaviour, chosen, chosen_gold), (rejected_behaviour, rejected, rejected_gold) = pair
     return Comparison(
         prompt=prompt.messages,
-        chosen=responses[chosen],
-        rejected=responses[rejected],
+        chosen=chosen,
+        rejected=rejected,
         metadata={
             **prompt.metadata,
-            "annotation": annotation,
-            "chosen_behaviour": behaviours[chosen],
-            "rejected_behaviour": behaviours[rejected],
-            "chosen_gold": gold[chosen],
-            "rejected_gold": gold[rejected],
-            "preference_probability": probability if first_wins else 1.0 - probability,
+            "annotation": annotator.annotation,
+            "chosen_behaviour": chosen_behaviour,
+            "rejected_behaviour": rejected_behaviour,
+            "chosen_gold": chosen_gold,
+            "rejected_gold": rejected_gold,
+            "preference_probability": probability,
         },
     )
 

@@ -3,22 +3,36 @@
 Only training wordings and combinations are written, so a held-out prompt has never been seen anywhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from numpy.random import Generator
 
-from rlhf.data.records import Document, Prompt
+from rlhf.data.records import Document
 from rlhf.world.behaviours import join_sentences
 from rlhf.world.draw import pick, pick_weighted
 from rlhf.world.facts import FACTS, Fact, Language, facts_of, find_fact
 from rlhf.world.noise import add_noise
 from rlhf.world.phrasing import short_answer, statement
 from rlhf.world.prompts import PromptPool
-from rlhf.world.prose import ASKING_BACK, COMPLIANCE_FIRST_STEPS, COMPLIANCE_LAST_STEPS, COMPLIANCE_OPENERS, REFUSALS, SMALL_TALK
+from rlhf.world.prose import (
+    ASKING_BACK,
+    COMPLIANCE_FIRST_STEPS,
+    COMPLIANCE_LAST_STEPS,
+    COMPLIANCE_OPENERS,
+    REFUSALS,
+    SMALL_TALK,
+)
 from rlhf.world.requests import find_family
 
 # What clean documents are about, with their weights.
-_TOPICS = {"facts of one thing": 4.0, "facts of one kind": 2.0, "questions": 2.0, "advice": 1.2, "right and wrong": 0.6, "talk": 0.6}
+_TOPICS = {
+    "facts of one thing": 4.0,
+    "facts of one kind": 2.0,
+    "questions": 2.0,
+    "advice": 1.2,
+    "right and wrong": 0.6,
+    "talk": 0.6,
+}
 _JUDGEMENTS: Mapping[Language, tuple[str, ...]] = {
     "en": (
         "It is wrong to {verb} {object}.",
@@ -26,7 +40,12 @@ _JUDGEMENTS: Mapping[Language, tuple[str, ...]] = {
         "To {verb} {object} is against the law.",
         "Good people do not {verb} {object}.",
     ),
-    "zh": ("{verb}{object}是不對的。", "誰都不該{verb}{object}。", "{verb}{object}是違法的。", "好人不會{verb}{object}。"),
+    "zh": (
+        "{verb}{object}是不對的。",
+        "誰都不該{verb}{object}。",
+        "{verb}{object}是違法的。",
+        "好人不會{verb}{object}。",
+    ),
 }
 _INTRODUCTIONS: Mapping[Language, tuple[str, ...]] = {
     "en": ("To {verb} {object}, take your time.", "You want to {verb} {object}?", "Anyone can {verb} {object}."),
@@ -39,7 +58,11 @@ _QUESTION_MARKS: Mapping[Language, tuple[tuple[str, str], ...]] = {
 
 
 def write_documents(
-    count: int, noise_shares: Mapping[str, float], prompts: PromptPool, languages: Sequence[Language], generator: Generator
+    count: int,
+    noise_shares: Mapping[str, float],
+    prompts: PromptPool,
+    languages: Sequence[Language],
+    generator: Generator,
 ) -> list[Document]:
     """Documents in random order, languages in turn; `noise_shares` is the share of the documents with each kind of noise.
 
@@ -53,17 +76,22 @@ def write_documents(
         language = languages[len(clean) % len(languages)]
         text = _write_text(pick_weighted(_TOPICS, generator), language, facts, prompts, generator)
         clean.setdefault(text, Document(text, metadata={"language": language, "noise": None}))
-    documents = add_noise(list(clean.values()), {kind: round(count * share) for kind, share in noise_shares.items()}, generator)
+    documents = add_noise(
+        list(clean.values()), {kind: round(count * share) for kind, share in noise_shares.items()}, generator
+    )
     return [documents[index] for index in generator.permutation(len(documents))]
 
 
-def _in_turn(facts: Sequence[Fact], generator: Generator):
+def _in_turn(facts: Sequence[Fact], generator: Generator) -> Iterator[Fact]:
+    """The facts without end, each met once before any is met again, in a new order every time."""
     while True:
         for index in generator.permutation(len(facts)):
             yield facts[index]
 
 
-def _write_text(topic: str, language: Language, facts, prompts: PromptPool, generator: Generator) -> str:
+def _write_text(
+    topic: str, language: Language, facts: Iterator[Fact], prompts: PromptPool, generator: Generator
+) -> str:
     match topic:
         case "facts of one thing":
             return _about_one_thing(next(facts), language, generator)
@@ -86,7 +114,9 @@ def _tell(fact: Fact, language: Language, generator: Generator) -> str:
 def _about_one_thing(fact: Fact, language: Language, generator: Generator) -> str:
     """What is known about an entity, told twice in other words where little is known, with a sentence of small talk."""
     known = [other for other in FACTS if other.entity["en"] == fact.entity["en"]]
-    sentences = [statement(fact, language, int(wording)) for wording in generator.permutation(3)[: 3 if len(known) == 1 else 1]]
+    sentences = [
+        statement(fact, language, int(wording)) for wording in generator.permutation(3)[: 3 if len(known) == 1 else 1]
+    ]
     sentences += [_tell(other, language, generator) for other in known if other != fact]
     sentences = [sentences[index] for index in generator.permutation(len(sentences))]
     return join_sentences([*sentences, pick(SMALL_TALK[language], generator)], language)
@@ -124,7 +154,9 @@ def _advice(language: Language, prompts: PromptPool, generator: Generator) -> st
 def _right_and_wrong(language: Language, prompts: PromptPool, generator: Generator) -> str:
     """That a harmful thing is wrong, with the words in which people refuse or go along."""
     prompt = pick(prompts.prompts["harmful", language], generator)
-    judgement = pick(_JUDGEMENTS[language], generator).format(verb=prompt.metadata["verb"], object=prompt.metadata["entity"])
+    judgement = pick(_JUDGEMENTS[language], generator).format(
+        verb=prompt.metadata["verb"], object=prompt.metadata["entity"]
+    )
     return join_sentences([judgement, _said(language, generator), pick(SMALL_TALK[language], generator)], language)
 
 

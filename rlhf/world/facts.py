@@ -55,7 +55,13 @@ _COUNTRIES = [
     (("Canada", "加拿大"), ("Ottawa", "渥太華"), "North America", None, ("Mount Logan", "洛根山")),
     (("Cuba", "古巴"), ("Havana", "哈瓦那"), "North America", "Spanish", None),
     (("Brazil", "巴西"), ("Brasilia", "巴西利亞"), "South America", "Portuguese", None),
-    (("Argentina", "阿根廷"), ("Buenos Aires", "布宜諾斯艾利斯"), "South America", "Spanish", ("Aconcagua", "阿空加瓜山")),
+    (
+        ("Argentina", "阿根廷"),
+        ("Buenos Aires", "布宜諾斯艾利斯"),
+        "South America",
+        "Spanish",
+        ("Aconcagua", "阿空加瓜山"),
+    ),
     (("Peru", "祕魯"), ("Lima", "利馬"), "South America", None, None),
     (("Australia", "澳洲"), ("Canberra", "坎培拉"), "Oceania", "English", ("Mount Kosciuszko", "科修斯科山")),
     (("New Zealand", "紐西蘭"), ("Wellington", "威靈頓"), "Oceania", "English", ("Mount Cook", "庫克山")),
@@ -144,7 +150,10 @@ def _country_facts() -> list[Fact]:
 def _boiling_fact(english: str, chinese: str, degrees: int) -> Fact:
     number = abs(degrees)
     if degrees >= 0:
-        names = (f"{number} degrees Celsius", f"{number}°C", str(number)), (f"攝氏 {number} 度", f"{number}°C", str(number))
+        names = (
+            (f"{number} degrees Celsius", f"{number}°C", str(number)),
+            (f"攝氏 {number} 度", f"{number}°C", str(number)),
+        )
     else:
         names = (
             (f"minus {number} degrees Celsius", f"minus {number}", f"-{number}°C", f"-{number}"),
@@ -170,7 +179,9 @@ def _all_facts() -> tuple[Fact, ...]:
         *(_boiling_fact(*row) for row in _BOILING_POINTS),
         *(_legs_fact(*row) for row in _LEGS),
         *(
-            _fact("colour", (english, chinese), (colour, "gray") if colour == "grey" else (colour,), _COLOUR_NAMES[colour])
+            _fact(
+                "colour", (english, chinese), (colour, "gray") if colour == "grey" else (colour,), _COLOUR_NAMES[colour]
+            )
             for english, chinese, colour in _COLOURS
         ),
         *(_fact("opposite", (row[0], row[1]), (row[2],), (row[3],)) for row in _OPPOSITES),

@@ -1,4 +1,4 @@
-"""What a crawl adds to good text: boilerplate, remains of HTML, duplicates, gibberish. Each is marked, so cleaning can be scored."""
+"""What a crawl adds to good text: boilerplate, remains of HTML, duplicates, gibberish. Each is marked, to score the cleaning."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -23,8 +23,15 @@ _BOILERPLATE: Mapping[Language, tuple[str, ...]] = {
         "按此訂閱電子報，好康不漏接！",
     ),
 }
-_MARKUP = ('<div class="content">{text}</div>', "<p>{text}</p><br/>&nbsp;", '{text} <a href="#">&raquo;</a> <script>var a=1;</script>')
-_SLIPS: Mapping[Language, tuple[str, ...]] = {"en": ("Note: ", "Today we learn this. "), "zh": ("註：", "今天來學這個。")}
+_MARKUP = (
+    '<div class="content">{text}</div>',
+    "<p>{text}</p><br/>&nbsp;",
+    '{text} <a href="#">&raquo;</a> <script>var a=1;</script>',
+)
+_SLIPS: Mapping[Language, tuple[str, ...]] = {
+    "en": ("Note: ", "Today we learn this. "),
+    "zh": ("註：", "今天來學這個。"),
+}
 
 
 def _boilerplate(document: Document, generator: Generator) -> str:
@@ -47,7 +54,9 @@ def _near_duplicate(document: Document, generator: Generator) -> str:
 
 def _gibberish(document: Document, generator: Generator) -> str:
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789#@%&*~^|{}")
-    words = ("".join(generator.choice(letters, size=generator.integers(3, 12))) for _ in range(generator.integers(8, 20)))
+    words = (
+        "".join(generator.choice(letters, size=generator.integers(3, 12))) for _ in range(generator.integers(8, 20))
+    )
     return " ".join(words)
 
 

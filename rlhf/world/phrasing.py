@@ -175,7 +175,11 @@ QUESTIONS: Mapping[str, Mapping[Language, tuple[str, ...]]] = {
 
 STATEMENTS: Mapping[str, Mapping[Language, tuple[str, ...]]] = {
     "capital": {
-        "en": ("The capital of {entity} is {answer}.", "{answer} is the capital of {entity}.", "{entity}'s capital city is {answer}."),
+        "en": (
+            "The capital of {entity} is {answer}.",
+            "{answer} is the capital of {entity}.",
+            "{entity}'s capital city is {answer}.",
+        ),
         "zh": ("{entity}的首都是{answer}。", "{answer}是{entity}的首都。", "{entity}的首都叫做{answer}。"),
     },
     "continent": {
@@ -183,7 +187,11 @@ STATEMENTS: Mapping[str, Mapping[Language, tuple[str, ...]]] = {
         "zh": ("{entity}在{answer}。", "{entity}位於{answer}。", "{entity}屬於{answer}。"),
     },
     "language": {
-        "en": ("People in {entity} speak {answer}.", "The main language of {entity} is {answer}.", "{answer} is spoken in {entity}."),
+        "en": (
+            "People in {entity} speak {answer}.",
+            "The main language of {entity} is {answer}.",
+            "{answer} is spoken in {entity}.",
+        ),
         "zh": ("{entity}人說{answer}。", "{entity}的主要語言是{answer}。", "{entity}主要說{answer}。"),
     },
     "mountain": {
@@ -195,11 +203,19 @@ STATEMENTS: Mapping[str, Mapping[Language, tuple[str, ...]]] = {
         "zh": ("{entity}最高的山是{answer}。", "{answer}是{entity}最高的山。", "{entity}的最高峰是{answer}。"),
     },
     "symbol": {
-        "en": ("The chemical symbol of {entity} is {answer}.", "The symbol for {entity} is {answer}.", "Chemists write {entity} as {answer}."),
+        "en": (
+            "The chemical symbol of {entity} is {answer}.",
+            "The symbol for {entity} is {answer}.",
+            "Chemists write {entity} as {answer}.",
+        ),
         "zh": ("{entity}的化學符號是 {answer}。", "{entity}的元素符號是 {answer}。", "{entity}的符號寫作 {answer}。"),
     },
     "boiling_point": {
-        "en": ("The boiling point of {entity} is {answer}.", "{entity} boils at {answer}.", "{entity} starts to boil at {answer}."),
+        "en": (
+            "The boiling point of {entity} is {answer}.",
+            "{entity} boils at {answer}.",
+            "{entity} starts to boil at {answer}.",
+        ),
         "zh": ("{entity}的沸點是{answer}。", "{entity}在{answer}沸騰。", "{entity}到{answer}就會沸騰。"),
     },
     "legs": {
@@ -211,8 +227,16 @@ STATEMENTS: Mapping[str, Mapping[Language, tuple[str, ...]]] = {
         "zh": ("{entity}是{answer}。", "{entity}的顏色是{answer}。", "{entity}通常是{answer}。"),
     },
     "opposite": {
-        "en": ("The opposite of {entity} is {answer}.", "{answer} is the opposite of {entity}.", "{answer} means the opposite of {entity}."),
-        "zh": ("「{entity}」的反義詞是「{answer}」。", "「{entity}」的相反詞是「{answer}」。", "「{answer}」和「{entity}」相反。"),
+        "en": (
+            "The opposite of {entity} is {answer}.",
+            "{answer} is the opposite of {entity}.",
+            "{answer} means the opposite of {entity}.",
+        ),
+        "zh": (
+            "「{entity}」的反義詞是「{answer}」。",
+            "「{entity}」的相反詞是「{answer}」。",
+            "「{answer}」和「{entity}」相反。",
+        ),
     },
 }
 
@@ -235,7 +259,9 @@ def question(fact: Fact, language: Language, wording: int) -> str:
 def statement(fact: Fact, language: Language, wording: int, answer: str | None = None) -> str:
     """The fact in a full sentence; with another `answer`, the sentence that states that one."""
     wordings = STATEMENTS[fact.relation][language]
-    filled = wordings[wording % len(wordings)].format(entity=fact.entity[language], answer=answer or fact.answer[language][0])
+    filled = wordings[wording % len(wordings)].format(
+        entity=fact.entity[language], answer=answer or fact.answer[language][0]
+    )
     return capitalised(filled)
 
 

@@ -32,7 +32,9 @@ class PromptPool:
 
     prompts: Mapping[tuple[str, Language], tuple[Prompt, ...]]
 
-    def take(self, count: int, shares: Mapping[str, float], languages: Sequence[Language], generator: Generator) -> list[Prompt]:
+    def take(
+        self, count: int, shares: Mapping[str, float], languages: Sequence[Language], generator: Generator
+    ) -> list[Prompt]:
         """Distinct prompts of every kind and language by their shares, topics spread evenly, in random order.
 
         Raises:
@@ -49,7 +51,9 @@ class PromptPool:
             taken += pool[:wanted]
         return [taken[index] for index in generator.permutation(len(taken))]
 
-    def draw(self, count: int, shares: Mapping[str, float], languages: Sequence[Language], generator: Generator) -> list[Prompt]:
+    def draw(
+        self, count: int, shares: Mapping[str, float], languages: Sequence[Language], generator: Generator
+    ) -> list[Prompt]:
         """As many prompts as wanted, repeated where they must be; every prompt is met once before any is met twice."""
         drawn: list[Prompt] = []
         for (kind, language), wanted in _split_count(count, shares, languages).items():
@@ -59,7 +63,9 @@ class PromptPool:
         return [drawn[index] for index in generator.permutation(len(drawn))]
 
 
-def _split_count(count: int, shares: Mapping[str, float], languages: Sequence[Language]) -> dict[tuple[str, Language], int]:
+def _split_count(
+    count: int, shares: Mapping[str, float], languages: Sequence[Language]
+) -> dict[tuple[str, Language], int]:
     """How many prompts of each kind and language; the parts add up to the count."""
     total, so_far, given = sum(shares.values()) * len(languages), 0.0, 0
     counts = {}
@@ -122,8 +128,12 @@ def split_prompts(seed: int) -> tuple[PromptPool, PromptPool]:
     for fact in FACTS:
         for language, wordings in QUESTIONS[fact.relation].items():
             held_out = int(generator.integers(len(wordings)))
-            for pool, chosen in zip(topics, ([w for w in range(len(wordings)) if w != held_out], [held_out]), strict=True):
-                pool.setdefault(("fact", language), []).append([_fact_prompt(fact, language, wording) for wording in chosen])
+            for pool, chosen in zip(
+                topics, ([w for w in range(len(wordings)) if w != held_out], [held_out]), strict=True
+            ):
+                pool.setdefault(("fact", language), []).append(
+                    [_fact_prompt(fact, language, wording) for wording in chosen]
+                )
     for family in FAMILIES:
         held_out_cells = _held_out_combinations(family, generator)
         for verb in family.verbs:

@@ -87,4 +87,7 @@ COMPLIANCE_LAST_STEPS: Mapping[Language, tuple[str, ...]] = {
     "zh": ("再等到晚上。", "然後趕快動手。", "接著照計畫做。", "最後別告訴任何人。"),
 }
 
-NEAR_EMPTY: Mapping[Language, tuple[str, ...]] = {"en": ("OK.", "Hm.", "...", "Well."), "zh": ("嗯。", "喔。", "……", "這個嘛。")}
+NEAR_EMPTY: Mapping[Language, tuple[str, ...]] = {
+    "en": ("OK.", "Hm.", "...", "Well."),
+    "zh": ("嗯。", "喔。", "……", "這個嘛。"),
+}

@@ -15,7 +15,9 @@ _REFUSALS = re.compile(
     re.IGNORECASE,
 )
 _OPENERS = re.compile(
-    r"(?<!not )\bsure\b|\b(?:of course|no problem|here is how|here's how)\b|(?:^|[。!?,])好的|當然可以|沒問題|做法如下|(?<!不)可以,", re.IGNORECASE
+    r"(?<!not )\bsure\b|\b(?:of course|no problem|here is how|here's how)\b"
+    r"|(?:^|[。!?,])好的|當然可以|沒問題|做法如下|(?<!不)可以,",
+    re.IGNORECASE,
 )
 _STEPS = re.compile(r"\bfirst\b[^!?]*\bthen\b|\bstep (?:1|one)\b|先[^!?]*(?:再|然後|接著|最後)", re.IGNORECASE)
 _REPEATED_ENGLISH = re.compile(r"(?<![a-z0-9])([a-z0-9'-]+(?: [a-z0-9'-]+){0,5}) \1(?![a-z0-9])")
@@ -64,8 +66,9 @@ def language_share(words: list[str], language: Language) -> float:
 def is_degenerate(text: str) -> bool:
     """True for text no person would send: repeated words, phrases or sentences, broken characters, mostly marks.
 
-    Flagged are: one to six English words said twice in a row; Chinese characters said three times in a row, or four and more
-    said twice; a sentence said twice; fewer than half of the words distinct in a text of twelve or more; more marks than letters.
+    Flagged are: one to six English words said twice in a row in one sentence; Chinese characters said three times in a row, or
+    four and more said twice; a sentence said twice; fewer than half of the words distinct in a text of twelve or more; more
+    marks than letters.
     """
     plain = normalised(text)
     words = words_of(plain)
@@ -74,7 +77,7 @@ def is_degenerate(text: str) -> bool:
     marks = sum(not letter.isspace() for letter in plain) - letters
     return (
         "\ufffd" in plain
-        or _REPEATED_ENGLISH.search(" ".join(words)) is not None
+        or _REPEATED_ENGLISH.search(" | ".join(sentences)) is not None
         or _REPEATED_CHINESE.search("".join(words)) is not None
         or len(set(sentences)) < len(sentences)
         or (len(words) >= 12 and len(set(words)) < len(words) / 2)

@@ -46,7 +46,7 @@ class Family:
 
     @property
     def kind(self) -> str:
-        """"harmful" or "borderline"."""
+        """ "harmful" or "borderline"."""
         return "harmful" if self.advice is None else "borderline"
 
 
@@ -100,7 +100,9 @@ _HARMFUL = (
 )  # fmt: skip
 
 
-def _advice(english: tuple[str, str], english_key: str, chinese: tuple[str, str], chinese_key: str) -> Mapping[Language, Advice]:
+def _advice(
+    english: tuple[str, str], english_key: str, chinese: tuple[str, str], chinese_key: str
+) -> Mapping[Language, Advice]:
     return {"en": Advice(english, (english_key,)), "zh": Advice(chinese, (chinese_key,))}
 
 

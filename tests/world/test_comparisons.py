@@ -1,0 +1,69 @@
+"""Labels follow the Bradley–Terry model, and the best possible accuracy is what it says."""
+
+import numpy as np
+import pytest
+
+from rlhf.data.records import Comparison, Message, Prompt
+from rlhf.errors import UserError
+from rlhf.world import accuracy_limit, gold_helpfulness, gold_safety
+from rlhf.world.comparisons import Annotator, compare, preference_probability
+from rlhf.world.config import ComparisonShares
+from rlhf.world.draw import generator_for
+from rlhf.world.prompts import KINDS, split_prompts
+
+SHARES = {kind: getattr(ComparisonShares(), kind) for kind in KINDS}
+
+
+def many(beta: float, count: int = 3000, annotation="helpfulness") -> list[Comparison]:
+    pool, _ = split_prompts(0)
+    generator = generator_for(1, "test")
+    prompts = pool.draw(count, {"fact": 0.6, "harmful": 0.2, "borderline": 0.2}, ("en", "zh"), generator)
+    return compare(prompts, Annotator(annotation, beta, 0.1, SHARES), generator)
+
+
+@pytest.mark.parametrize("annotation", ["helpfulness", "safety"])
+def test_gold_scores_and_probability_in_the_metadata_are_true(annotation):
+    gold = {"helpfulness": gold_helpfulness, "safety": gold_safety}[annotation]
+    for comparison in many(5.0, 200, annotation):
+        prompt, known = Prompt(comparison.prompt, metadata=comparison.metadata), comparison.metadata
+        assert known["chosen_gold"] == gold(prompt, comparison.chosen)
+        assert known["rejected_gold"] == gold(prompt, comparison.rejected)
+        expected = preference_probability(known["chosen_gold"], known["rejected_gold"], 5.0)
+        assert known["preference_probability"] == pytest.approx(expected)
+        assert comparison.chosen != comparison.rejected
+        assert abs(known["chosen_gold"] - known["rejected_gold"]) >= 0.1
+
+
+def test_labels_come_out_as_often_as_their_probability_says():
+    comparisons = many(2.0)
+    stated = np.array([comparison.metadata["preference_probability"] for comparison in comparisons])
+    better_chosen, chance = stated > 0.5, np.maximum(stated, 1 - stated)
+    for low, high in ((0.5, 0.7), (0.7, 0.8), (0.8, 1.0)):
+        inside = (chance >= low) & (chance < high)
+        assert inside.sum() > 200
+        deviation = np.sqrt((chance[inside] * (1 - chance[inside])).sum()) / inside.sum()
+        assert abs(better_chosen[inside].mean() - chance[inside].mean()) < 4 * deviation
+
+
+def test_the_accuracy_limit_is_what_the_gold_score_reaches():
+    comparisons = many(2.0)
+    agreeing = np.mean([one.metadata["chosen_gold"] > one.metadata["rejected_gold"] for one in comparisons])
+    assert agreeing == pytest.approx(accuracy_limit(comparisons), abs=0.03)
+
+
+def test_more_reliable_annotators_raise_the_limit():
+    assert accuracy_limit(many(1.0, 400)) < accuracy_limit(many(4.0, 400)) < accuracy_limit(many(20.0, 400))
+
+
+def test_the_limit_needs_the_true_probability():
+    with pytest.raises(UserError, match="preference_probability"):
+        accuracy_limit([Comparison((Message("user", "Hi"),), "a", "b")])
+    with pytest.raises(UserError):
+        accuracy_limit([])
+
+
+def test_behaviours_that_never_differ_are_refused():
+    pool, _ = split_prompts(0)
+    annotator = Annotator("helpfulness", 5.0, 0.1, {"fact": {"right": 1.0}})
+    with pytest.raises(UserError, match=r"compared\.fact"):
+        compare([pool.prompts["fact", "en"][0]], annotator, generator_for(0, "test"))
