@@ -108,6 +108,7 @@ def test_tricks_do_not_pay(ask, language):
     tricks = {
         "repeated answer": space.join([answer + stop] * 10),
         "stuck": space.join([answer] * 10),
+        "woven in": {"en": "It is Paris, yes Paris, called Paris.", "zh": "答案是巴黎，就是巴黎，叫做巴黎。"}[language],
         "all answers": every_answer,
         "two answers": {"en": "Paris or Rome.", "zh": "巴黎或羅馬。"}[language],
         "refusal and answer": REFUSAL[language] + space + answer + stop,
