@@ -1,4 +1,4 @@
-"""What the best of n samples is worth, and how far it is from the policy that was sampled, without sampling anew for each n."""
+"""What the best of n samples is worth and how far it is from the sampled policy, without sampling anew for each n."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -12,9 +12,9 @@ def best_of_n_estimate(
 ) -> Float[np.ndarray, " *prompts"]:
     """Expected gold score of the best of n by proxy score, estimated from N ≥ n samples of each prompt.
 
-    The mean over all C(N, n) subsets of the gold score of each subset's winner, in closed form: unbiased, whereas drawing
-    subsets with replacement is not (2112.09332, appendix; 2310.02743, appendix B). Among equal proxy scores every
-    sample is as likely to win.
+    The mean over all C(N, n) subsets of the gold score of each subset's winner, in closed form: unbiased, whereas
+    drawing subsets with replacement is not (2112.09332; 2310.02743, appendix B). Among equal proxy scores
+    every sample is as likely to win.
 
     Args:
         proxy: what the best is chosen by.
@@ -29,12 +29,16 @@ def best_of_n_estimate(
     """
     proxy, gold = np.asarray(proxy, np.float64), np.asarray(gold, np.float64)
     if proxy.shape != gold.shape:
-        raise UserError(f"best_of_n: proxy has shape {proxy.shape}, gold {gold.shape}", fix="score the same samples by both.")
+        raise UserError(
+            f"best_of_n: proxy has shape {proxy.shape}, gold {gold.shape}", fix="score the same samples by both."
+        )
     samples = proxy.shape[-1]
     if not 1 <= n <= samples:
         raise UserError(f"best_of_n: n is {n} with {samples} samples a prompt", fix=f"choose n from 1 to {samples}.")
     if np.isnan(proxy).any():
-        raise UserError("best_of_n: some proxy scores are NaN", fix="find the samples that the reward model cannot score.")
+        raise UserError(
+            "best_of_n: some proxy scores are NaN", fix="find the samples that the reward model cannot score."
+        )
     order = np.argsort(proxy, axis=-1)
     proxy, gold = np.take_along_axis(proxy, order, axis=-1), np.take_along_axis(gold, order, axis=-1)
     below, not_above = _tie_ranges(proxy)
@@ -44,7 +48,9 @@ def best_of_n_estimate(
 
 
 def best_of_n_kl_bound(n: Shaped[np.ndarray, " *shape"] | int) -> Float[np.ndarray, " *shape"]:
-    """log n − (n − 1)/n: upper bound on KL(best-of-n ‖ policy) in nats, nearly reached where no single response is likely (2401.01879).
+    """log n − (n − 1)/n: upper bound on KL(best-of-n ‖ policy) in nats (2401.01879).
+
+    It is nearly reached where no single response is likely.
 
     Args:
         n: samples to choose from, one number or several.
@@ -53,10 +59,8 @@ def best_of_n_kl_bound(n: Shaped[np.ndarray, " *shape"] | int) -> Float[np.ndarr
     return np.log(n) - (n - 1.0) / n
 
 
-def best_of_n_kl_estimate(
-    winner_log_probs: Float[np.ndarray, " *winners"], n: int
-) -> Float[np.ndarray, " *winners"]:
-    """Closer estimate of KL(best-of-n ‖ policy) from how likely each winner was under the policy (2401.01879, section 4).
+def best_of_n_kl_estimate(winner_log_probs: Float[np.ndarray, " *winners"], n: int) -> Float[np.ndarray, " *winners"]:
+    """Closer estimate of KL(best-of-n ‖ policy), from how likely each winner was under the policy (2401.01879).
 
     With ε the winner's probability and q = (1 − ε)^n:
     q · (log n + (n − 1) log(1 − ε) − (n − 1)/n) + (1 − q) · log((1 − q)/ε). It is the bound for ε → 0 and 0 for ε = 1.

@@ -1,7 +1,7 @@
 """Numbers with their uncertainty: bootstrap intervals, accuracy on pairs, calibration.
 
-Confidence and correctness come as arrays over examples; on comparisons the confidence is σ(|score difference|) and correctness is
-that of `pair_correctness`.
+Confidence and correctness come as arrays over examples; on comparisons the confidence is σ(|score difference|) and
+correctness is that of `pair_correctness`.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def bootstrap_interval(
     if values.size == 0:
         raise UserError("bootstrap_interval: there are no values", fix="evaluate on at least one example.")
     if not np.isfinite(values).all():
-        raise UserError("bootstrap_interval: some values are not finite", fix="find the examples that gave NaN or infinity.")
+        raise UserError("bootstrap_interval: some values are not finite", fix="find the examples that gave them.")
     random = np.random.default_rng(seed)
     rows = max(1, MOST_DRAWN_AT_ONCE // len(values))
     means = [
@@ -103,10 +103,7 @@ def reliability_table(
         A row a bin: "low" and "high" (range of confidence), "confidence" and "accuracy" (means), "count".
     """
     rows = accuracy_by_bins(confidence, correct, bins=bins)
-    return [
-        {"low": row["low"], "high": row["high"], "confidence": row["value"], "accuracy": row["accuracy"], "count": row["count"]}
-        for row in rows
-    ]
+    return [{"confidence" if key == "value" else key: entry for key, entry in row.items()} for row in rows]
 
 
 def accuracy_by_bins(
@@ -120,8 +117,8 @@ def accuracy_by_bins(
     Args:
         values: the property.
         correct: 1 right, 0 wrong, ½ tied.
-        bins: a number of bins with equally many examples each, or the edges of the bins, ascending; an example on an inner
-            edge belongs to the bin above, the last edge to the last bin, and what lies outside is left out.
+        bins: a number of bins with equally many examples each, or the edges of the bins, ascending; an example on an
+            inner edge belongs to the bin above, the last edge to the last bin, and what lies outside is left out.
 
     Returns:
         A row a bin that has examples: "low" and "high" (the edges, or else the range of values), "value" and "accuracy"
@@ -133,7 +130,8 @@ def accuracy_by_bins(
     values, correct = np.asarray(values, np.float64), np.asarray(correct, np.float64)
     if values.shape != correct.shape or values.size == 0:
         raise UserError(
-            f"accuracy_by_bins: shapes {values.shape} and {correct.shape}", fix="give as many values as outcomes, at least one."
+            f"accuracy_by_bins: shapes {values.shape} and {correct.shape}",
+            fix="give as many values as outcomes, at least one.",
         )
     if isinstance(bins, int):
         members = [(part, values[part].min(), values[part].max()) for part in _equal_parts(values, bins)]
@@ -156,7 +154,7 @@ def accuracy_by_bins(
 def accuracy_by_gap(
     chosen: Float[np.ndarray, " pairs"], rejected: Float[np.ndarray, " pairs"], *, bins: int | Sequence[float] = 10
 ) -> list[dict[str, Any]]:
-    """How often the scores are right, by how far apart they are; calibrated scores follow σ(gap) (2204.05862, section 3.3).
+    """How often the scores are right, by how far apart they are; calibrated ones follow σ(gap) (2204.05862).
 
     Args:
         chosen: scores of the preferred answers.
@@ -182,7 +180,7 @@ def _equal_parts(values: Float[np.ndarray, " examples"], bins: int) -> list[Int[
 def _mean_over_ties(
     values: Float[np.ndarray, " examples"], correct: Float[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " examples"]:
-    """Gives examples of equal value their common accuracy, so that a bin's edge among them does not depend on their order."""
+    """Gives examples of equal value their common accuracy, so that bins do not depend on the order of examples."""
     _, group = np.unique(values, return_inverse=True)
     return (np.bincount(group, weights=correct) / np.bincount(group))[group]
 

@@ -20,8 +20,8 @@ class SamplingConfig:
     Attributes:
         temperature: what the logits are divided by; 0 takes the likeliest token.
         top_k: draw only from the k likeliest tokens; 0 for all. Ties at the edge go to the lower token id.
-        top_p: draw only from the smallest set of likeliest tokens that holds at least this probability (1904.09751); 1 for all.
-            Without top_k it sorts the whole vocabulary at every token, which is slow on a CPU.
+        top_p: draw only from the smallest set of likeliest tokens that holds at least this probability (1904.09751); 1
+            for all. Without top_k it sorts the whole vocabulary at every token, which is slow on a CPU.
     """
 
     temperature: float = 1.0
@@ -76,7 +76,7 @@ def sample_tokens(
 
 
 def _keep_nucleus(descending_logits: Float32[Array, "batch kept"], top_p: float) -> Float32[Array, "batch kept"]:
-    """Rules out every token before which `top_p` has been reached; so the token that crosses it stays, and always the first."""
+    """Rules out the tokens before which `top_p` has been reached: the token that crosses it stays, the first always."""
     if top_p == 1:
         return descending_logits
     reached = jnp.cumsum(jax.nn.softmax(descending_logits, axis=-1), axis=-1)
@@ -89,8 +89,8 @@ def _sample_in_blocks(
 ) -> tuple[Int[Array, " batch"], Float32[Array, " batch"]]:
     """Inverts the cumulative distribution in two steps: which block of tokens, then which token of the block.
 
-    Two sums over √vocab numbers replace noise for every token, which for small models costs as much as the network. Each
-    step has a uniform of its own: one number of 24 bits could not reach all tokens of a large vocabulary's tail.
+    Two sums over √vocab numbers replace noise for every token, which for small models costs as much as the network.
+    Each step has a uniform of its own: one number of 24 bits could not reach all tokens of a large vocabulary's tail.
     """
     batch, vocabulary = logits.shape
     block = 1 << round(math.log2(vocabulary) / 2)
@@ -106,10 +106,13 @@ def _sample_in_blocks(
     return tokens, jnp.take_along_axis(shifted, tokens[:, None], axis=-1)[:, 0] - log_normalizer
 
 
-def _invert_cumulative(uniform: Float32[Array, " batch"], weights: Float32[Array, "batch choices"]) -> Int[Array, " batch"]:
-    """First choice of positive weight whose cumulative weight exceeds uniform · total; the last positive one if none does.
+def _invert_cumulative(
+    uniform: Float32[Array, " batch"], weights: Float32[Array, "batch choices"]
+) -> Int[Array, " batch"]:
+    """First choice of positive weight whose cumulative weight exceeds uniform · total.
 
-    Parallel sums need not be monotone in the last bit, hence the explicit demand for a positive weight.
+    It is the last of positive weight if rounding leaves none. Parallel sums need not be monotone in the last bit, hence
+    the explicit demand for a positive weight.
     """
     cumulative = jnp.cumsum(weights, axis=-1)
     positive = weights > 0

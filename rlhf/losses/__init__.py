@@ -1,7 +1,8 @@
 """The formulas of alignment, as pure functions on arrays: nothing here knows of models, batches, files or devices.
 
-Each can be used alone (`from rlhf.losses import clipped_surrogate`). Those that are minimised return `(weighted sum, weight)`
-and leave the division to the caller, so that adding up over micro-batches and devices is exact for sequences of unequal length.
+Each can be used alone (`from rlhf.losses import clipped_surrogate`). Those that are minimised return a weighted sum and
+its weight and leave the division to the caller, so that adding up over micro-batches and devices is exact for sequences
+of unequal length.
 """
 
 from rlhf.losses.advantages import explained_variance, generalized_advantages, whiten

@@ -15,8 +15,8 @@ def whiten(
     """Scales the real positions to variance 1, and mean 0 unless told to keep it.
 
     The statistics are over all axes: give it the whole batch, of all devices, not a micro-batch. The variance is the
-    population's (divided by n, not n − 1), as in the code of 1909.08593: it is defined for a single position, and does not
-    depend on how a batch is cut.
+    population's (divided by n, not n − 1), as in the code of 1909.08593: it is defined for a single position, and does
+    not depend on how a batch is cut.
 
     Args:
         values: any shape.
@@ -43,8 +43,8 @@ def generalized_advantages(
 ) -> tuple[Float32[Array, "batch response_time"], Float32[Array, "batch response_time"]]:
     """Generalised advantage estimation (1506.02438, equation 16) over responses that end.
 
-    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; after a response's last token both V and A are 0, so nothing is
-    taken from padding.
+    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; after a response's last token both V and A are 0, so nothing
+    is taken from padding.
 
     Args:
         rewards: reward of each token.
@@ -73,7 +73,7 @@ def generalized_advantages(
 def explained_variance(
     values: Float[Array, " *shape"], returns: Float[Array, " *shape"], mask: Bool[Array, " *shape"]
 ) -> Float32[Array, ""]:
-    """1 − Σ(return − value)² / Σ(return − mean return)²: 1 for a perfect value model, 0 for one that knows only the mean.
+    """1 − Σ(return − value)² / Σ(return − mean return)²: 1 for a perfect value model, 0 for a constant one.
 
     Args:
         values: value estimates.

@@ -1,4 +1,4 @@
-"""The penalty that keeps a policy near its reference: estimators of the divergence, its coefficient, its place in the reward."""
+"""The penalty that keeps a policy near its reference: estimators, coefficient, and its place in the reward."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ def kl_estimate(
 
     - "k1" = d: unbiased, of either sign. For rewards; useless as a loss, its gradient is 0 in expectation.
     - "k2" = d²/2: biased, never negative. As a loss its gradient is that of the divergence.
-    - "k3" = e^(−d) − 1 + d: unbiased, never negative, of lower variance near the reference. As a loss it has the gradient of
-      the opposite direction, KL(reference ‖ policy).
+    - "k3" = e^(−d) − 1 + d: unbiased, never negative, of lower variance near the reference. As a loss it has the
+      gradient of the opposite direction, KL(reference ‖ policy).
 
     Both log-probabilities must be taken at the temperature, and over the token set, that the sampler used: otherwise no
     kind is unbiased, and k1 stays negative.

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens from hidden states, without ever holding the logits of all positions.
 
 Logits of shape [batch, time, vocab] are by far the largest array of a training step. Here they are computed a chunk of
-positions at a time and computed again in the backward pass, so that memory follows the hidden states and not the vocabulary.
+positions at a time and computed again in the backward pass, so that memory follows the hidden states and not the
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def token_log_probs(
     """Log-probability of each target under softmax(hidden · kernel / temperature).
 
     Args:
-        hidden: final hidden states; `hidden[b, t]` predicts `targets[b, t]`, so the caller shifts one against the other.
+        hidden: final hidden states; `hidden[b, t]` predicts `targets[b, t]`, so the caller shifts one against the
+            other.
         kernel: output matrix; cast to the dtype of `hidden` for the product, which accumulates in float32.
         targets: token ids in [0, vocab); at padding any valid id will do.
         temperature: what the logits are divided by; log-probabilities that are to match a sampler need the sampler's.
@@ -111,8 +113,9 @@ def _map_positions(
     if columns >= time:
         return from_hidden(hidden, targets)
     chunks = -(-time // columns)
-    # A chunk takes every `chunks`-th column of every row, not a run of neighbours: batch and time axes that are spread over
-    # devices stay spread inside each chunk, whereas contiguous chunks of a spread axis would be computed one device at a time.
+    # A chunk takes every `chunks`-th column of every row, not a run of neighbours: batch and time axes that are spread
+    # over devices stay spread inside each chunk, whereas contiguous chunks of a spread axis would be computed one
+    # device at a time.
     padding = columns * chunks - time
 
     def split(values):

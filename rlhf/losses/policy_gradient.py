@@ -25,8 +25,9 @@ def clipped_surrogate(
         clip_range: how far the ratio may leave 1 before it stops being rewarded; 0.2 in the paper.
 
     Returns:
-        The sum, the number of tokens, and metrics as (sum, weight): "clip_fraction" (share of tokens whose ratio is out of
-        range), "approximate_kl" (k2 estimate of the distance moved since sampling, in nats per token) and "ratio" (mean ρ).
+        The sum, the number of tokens, and metrics as (sum, weight): "clip_fraction" (share of tokens whose ratio is out
+        of range), "approximate_kl" (k2 estimate of the distance moved since sampling, in nats per token) and "ratio"
+        (mean ρ).
     """
     log_ratio = jnp.where(mask, log_probs.astype(jnp.float32) - old_log_probs.astype(jnp.float32), 0.0)
     ratio = jnp.exp(log_ratio)
@@ -60,8 +61,8 @@ def clipped_value_loss(
         clip_range: how far an estimate may usefully move in one batch of rollouts; None for the plain squared error.
 
     Returns:
-        The sum, the number of tokens, and metrics as (sum, weight): "value_clip_fraction" (share of tokens where clipping
-        decides the loss) and "value_error" (squared error without clipping).
+        The sum, the number of tokens, and metrics as (sum, weight): "value_clip_fraction" (share of tokens where
+        clipping decides the loss) and "value_error" (squared error without clipping).
     """
     values = jnp.where(mask, values.astype(jnp.float32), 0.0)
     old_values = jnp.where(mask, old_values.astype(jnp.float32), 0.0)

@@ -15,9 +15,9 @@ def pairwise_loss(
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """−log σ(chosen − rejected − margin) + centering · (chosen + rejected)², weighted and summed.
 
-    The first term is equation 1 of 2203.02155, with the margin of equation 2 of 2307.09288. The K(K−1)/2 comparisons of one
-    ranking each weigh 2/(K(K−1)), so that a prompt counts once whatever K is. The loss of differences leaves the scores free
-    up to a constant; the second term pulls them towards 0 on average (2312.09244).
+    The first term is equation 1 of 2203.02155, with the margin of equation 2 of 2307.09288. The K(K−1)/2 comparisons of
+    one ranking each weigh 2/(K(K−1)), so that a prompt counts once whatever K is. The loss of differences leaves the
+    scores free up to a constant; the second term pulls them towards 0 on average (2312.09244).
 
     Args:
         chosen: scores of the preferred answers.

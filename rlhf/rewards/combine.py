@@ -20,8 +20,8 @@ class CombineConfig:
     """How the scores of two reward models become one.
 
     Attributes:
-        kind: "gate": safety decides on safety prompts and wherever a response looks unsafe, helpfulness elsewhere (2307.09288,
-            section 3.2.4); "weighted": weighted sum; "minimum": the worse of the two.
+        kind: "gate": safety decides on safety prompts and wherever a response looks unsafe, helpfulness elsewhere
+            (2307.09288, section 3.2.4); "weighted": weighted sum; "minimum": the worse of the two.
         threshold: of "gate": probability of being safe below which safety decides; 0.15 in the paper.
         helpfulness_weight: of "weighted"; 0 leaves helpfulness out.
         safety_weight: of "weighted"; 0 leaves safety out.
@@ -38,7 +38,9 @@ class CombineConfig:
         if self.kind not in ("gate", "weighted", "minimum"):
             raise UserError(f"combine.kind is {self.kind!r}", fix='use "gate", "weighted" or "minimum".')
         if not 0 <= self.threshold <= 1:
-            raise UserError(f"combine.threshold is {self.threshold}, expected a probability", fix="the paper uses 0.15.")
+            raise UserError(
+                f"combine.threshold is {self.threshold}, expected a probability", fix="the paper uses 0.15."
+            )
 
 
 def combine_scores(
@@ -50,9 +52,9 @@ def combine_scores(
 ) -> tuple[Float32[Array, " batch"], dict[str, tuple[Float32[Array, ""], Float32[Array, ""]]]]:
     """Combines the scores of a batch of responses.
 
-    Scores are log-odds, as the pairwise loss makes them: σ(safety) is taken for the probability of being safe. With "gate" the
-    paper takes σ of both scores, chooses one, and takes the logit; that is the chosen score itself, held within the logits of
-    0.0001 and 0.9999. Computed in that form it cannot saturate to an infinite logit.
+    Scores are log-odds, as the pairwise loss makes them: σ(safety) is taken for the probability of being safe. With
+    "gate" the paper takes σ of both scores, chooses one, and takes the logit; that is the chosen score itself, held
+    within the logits of 0.0001 and 0.9999. Computed in that form it cannot saturate to an infinite logit.
 
     Args:
         config: how to combine.
@@ -62,8 +64,8 @@ def combine_scores(
         mask: False on rows that are padding, which then enter no statistic and get 0; None for all real.
 
     Returns:
-        The combined scores, and metrics as (sum, weight): "combined_score" (before whitening, which hides progress) and,
-        unless weighted, "safety_share" (share of responses whose reward is the safety score).
+        The combined scores, and metrics as (sum, weight): "combined_score" (before whitening, which hides progress)
+        and, unless weighted, "safety_share" (share of responses whose reward is the safety score).
     """
     mask = jnp.ones(helpfulness.shape, bool) if mask is None else mask
     helpfulness, safety = helpfulness.astype(jnp.float32), safety.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """Programmatic rewards: plain functions of prompt and response, by name or from a module of your own.
 
-They need no reward model, so they are the quickest way to see reinforcement learning work, and the right tool where an answer
-can be checked. Built in, all from 0 to 1, each made so that its cheapest trick does not pay:
+They need no reward model, so they are the quickest way to see reinforcement learning work, and the right tool where an
+answer can be checked. Built in, all from 0 to 1, each made so that its cheapest trick does not pay:
 
     answer            contains the record's "answer" without rambling; "answer:KEY" reads another column
     ends_properly     ends with a finished sentence
@@ -9,8 +9,8 @@ can be checked. Built in, all from 0 to 1, each made so that its cheapest trick 
     length_near:N     has about N words
     lexical_variety   repeats few words, over at least 20 words; "lexical_variety:N" for at least N
 
-Your own is `package.module:function`, taking the prompts and the responses (two sequences of equal length) and returning one
-number for each. The working directory counts as a place to find modules.
+Your own is `package.module:function`, taking the prompts and the responses (two sequences of equal length) and
+returning one number for each. The working directory counts as a place to find modules.
 """
 
 import difflib
@@ -44,7 +44,7 @@ def words(text: str) -> list[str]:
 
 
 def ends_properly() -> ResponseScore:
-    """1 if the response ends with a finished sentence; less if it has under three words, so that a full stop alone earns nothing."""
+    """1 if the response ends with a finished sentence; less under three words, so that a full stop alone earns nothing."""
 
     def score(prompt: Prompt, response: str) -> float:
         finished = FINISHED.search(response) is not None
@@ -60,7 +60,9 @@ def keyword(parameter: str) -> ResponseScore:
     """
     wanted = [words(word) for word in parameter.split("|")]
     if not all(wanted):
-        raise UserError(f'reward rule "keyword:{parameter}" names no word', fix='write for example "keyword:happy|joy".')
+        raise UserError(
+            f'reward rule "keyword:{parameter}" names no word', fix='write for example "keyword:happy|joy".'
+        )
 
     def score(prompt: Prompt, response: str) -> float:
         found = words(response)
@@ -104,7 +106,7 @@ def answer(parameter: str = "answer") -> ResponseScore:
     def score(prompt: Prompt, response: str) -> float:
         if parameter not in prompt.metadata:
             raise UserError(
-                f'reward rule "answer:{parameter}": the prompt {prompt.origin or "without origin"} has no column "{parameter}"',
+                f'reward rule "answer:{parameter}": the prompt {prompt.origin} has no column "{parameter}"',
                 fix=f"add the column to the data, or name one of: {', '.join(map(str, prompt.metadata)) or '(none)'}.",
             )
         found, wanted = words(response), words(str(prompt.metadata[parameter]))
@@ -140,8 +142,8 @@ def resolve_rule(name: str) -> Rule:
         A function from prompts and responses to one finite float32 each.
 
     Raises:
-        UserError: nothing of that name, or its parameter is missing or wrong. The function itself raises it when called with
-            a rule that returns anything else than one finite number a response.
+        UserError: nothing of that name, or its parameter is missing or wrong. The function itself raises it when called
+            with a rule that returns anything else than one finite number a response.
     """
     head, colon, parameter = name.partition(":")
     if head in BUILT_IN:
@@ -167,7 +169,9 @@ def _imported(module_name: str, function_name: str) -> Rule:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise _unknown(f"{module_name}:{function_name}") from error
-        raise UserError(f'reward rule "{module_name}:{function_name}": {error}', fix="install what it imports.") from error
+        raise UserError(
+            f'reward rule "{module_name}:{function_name}": {error}', fix="install what it imports."
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(
@@ -214,7 +218,9 @@ def _unknown(name: str) -> UserError:
 
 def _positive_integer(rule: str, parameter: str) -> int:
     if not parameter.isdecimal() or int(parameter) == 0:
-        raise UserError(f'reward rule "{rule}:{parameter}": expected a number of words', fix=f'write for example "{rule}:40".')
+        raise UserError(
+            f'reward rule "{rule}:{parameter}": expected a number of words', fix=f'write for example "{rule}:40".'
+        )
     return int(parameter)
 
 

@@ -64,7 +64,8 @@ def test_wrong_arguments_are_refused():
         best_of_n_estimate(scores * np.nan, scores, 1)
 
 
-# Probabilities from the worst response to the best, n, then exact divergence, bound and plug-in estimate to four decimals.
+# Probabilities from the worst response to the best, n, then exact divergence, bound and plug-in estimate to four
+# decimals.
 DISTRIBUTIONS = [
     (np.full(3, 1 / 3), 2, 0.1617, 0.1931, 0.1894),
     (np.full(4, 1 / 4), 4, 0.5903, 0.6363, 0.6159),
@@ -85,7 +86,9 @@ def test_divergence_of_known_distributions(probabilities, n, exact, bound, estim
 
 def test_estimate_goes_from_nothing_for_a_certain_response_to_the_bound_for_an_unlikely_one():
     np.testing.assert_allclose(best_of_n_kl_estimate(np.asarray([0.0, -1e-17]), 16), [0.0, 0.0], atol=1e-12)
-    np.testing.assert_allclose(best_of_n_kl_estimate(np.asarray([-40.0, -2000.0]), 16), best_of_n_kl_bound(16), rtol=1e-9)
+    np.testing.assert_allclose(
+        best_of_n_kl_estimate(np.asarray([-40.0, -2000.0]), 16), best_of_n_kl_bound(16), rtol=1e-9
+    )
 
 
 @given(log_prob=st.floats(-50, 0), n=st.integers(1, 1000))

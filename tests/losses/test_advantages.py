@@ -14,10 +14,10 @@ def contiguous_mask(lengths, time):
 
 
 def advantages_by_definition(rewards, values, length, discount, decay):
-    """A_t = Σ_l (γλ)^l δ_{t+l} over the real tokens of one response (equation 16 of 1506.02438)."""
+    """A_t = Σ_s (γλ)^(s−t) δ_s over the real tokens of one response (equation 16 of 1506.02438)."""
     values = np.append(values[:length].astype(np.float64), 0.0)
     errors = [rewards[t] + discount * values[t + 1] - values[t] for t in range(length)]
-    return [sum((discount * decay) ** (l - t) * errors[l] for l in range(t, length)) for t in range(length)]
+    return [sum((discount * decay) ** (s - t) * errors[s] for s in range(t, length)) for t in range(length)]
 
 
 @settings(max_examples=15, deadline=None)
@@ -51,7 +51,7 @@ def test_full_trust_in_rewards_gives_the_sum_of_what_follows():
 
 @pytest.mark.parametrize("shift_mean", [True, False])
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), padding=st.integers(0, 3), garbage=st.sampled_from([1e30, np.nan, np.inf]))
+@given(seed=st.integers(0, 999), padding=st.sampled_from([0, 3]), garbage=st.sampled_from([1e30, np.nan, np.inf]))
 def test_whitening_uses_the_population_statistics_of_real_positions(shift_mean, seed, padding, garbage):
     random = np.random.default_rng(seed)
     mask = contiguous_mask([4, 2, 3], 4 + padding)

@@ -84,7 +84,7 @@ def test_rewards_against_a_loop_with_the_score_on_the_last_response_token():
 
 
 @settings(max_examples=15, deadline=None)
-@given(padding=st.integers(0, 3), garbage=st.sampled_from([np.nan, np.inf, 1e30]))
+@given(padding=st.sampled_from([0, 3]), garbage=st.sampled_from([np.nan, np.inf, 1e30]))
 def test_padding_columns_and_empty_rows_leak_nothing(padding, garbage):
     mask = np.asarray([[1, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
     kl = np.where(mask, 0.5, garbage).astype(np.float32)

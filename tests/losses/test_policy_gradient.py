@@ -65,7 +65,7 @@ def test_clipping_stops_only_what_has_gone_far_enough(log_ratio, advantage, move
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 99), padding=st.integers(0, 3), garbage=st.sampled_from([np.nan, np.inf, 1e30, -1e30]))
+@given(seed=st.integers(0, 99), padding=st.sampled_from([0, 3]), garbage=st.sampled_from([np.nan, np.inf, 1e30, -1e30]))
 def test_garbage_under_the_mask_reaches_neither_loss_nor_gradient(seed, padding, garbage):
     *arrays, mask = example(seed)
     pad = ((0, 0), (0, padding))

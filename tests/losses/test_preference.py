@@ -42,7 +42,7 @@ def test_equal_scores_cost_log_two_and_large_differences_stay_finite():
 
 
 @settings(max_examples=15, deadline=None)
-@given(shift=st.floats(-50, 50), filler=st.integers(0, 3))
+@given(shift=st.floats(-50, 50), filler=st.sampled_from([0, 3]))
 def test_a_common_constant_and_filler_rows_change_nothing(shift, filler):
     chosen, rejected = jnp.asarray([0.5, -1.0]), jnp.asarray([0.25, 2.0])
     expected, expected_weight = pairwise_loss(chosen, rejected)

@@ -57,7 +57,10 @@ def test_scores_that_saturate_a_probability_stay_finite_and_ordered():
 def test_weighted_and_minimum():
     helpfulness, safety, tagged = example()
     for config, expected in (
-        (CombineConfig("weighted", helpfulness_weight=0.3, safety_weight=2.0, whiten=False), 0.3 * helpfulness + 2 * safety),
+        (
+            CombineConfig("weighted", helpfulness_weight=0.3, safety_weight=2.0, whiten=False),
+            0.3 * helpfulness + 2 * safety,
+        ),
         (CombineConfig("weighted", safety_weight=0.0, whiten=False), helpfulness),
         (CombineConfig("weighted", helpfulness_weight=0.0, whiten=False), safety),
         (CombineConfig("minimum", whiten=False), np.minimum(helpfulness, safety)),
@@ -76,7 +79,7 @@ def test_a_weight_of_zero_leaves_out_a_score_that_is_not_there():
 @pytest.mark.parametrize("kind", ["gate", "weighted", "minimum"])
 @pytest.mark.parametrize("whiten", [True, False])
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 99), padding=st.integers(0, 4), garbage=st.sampled_from([np.nan, np.inf, 1e30]))
+@given(seed=st.integers(0, 99), padding=st.sampled_from([0, 3]), garbage=st.sampled_from([np.nan, np.inf, 1e30]))
 def test_padding_rows_enter_neither_scores_nor_metrics(kind, whiten, seed, padding, garbage):
     helpfulness, safety, tagged = example(seed, 6)
     config = CombineConfig(kind, whiten=whiten)
