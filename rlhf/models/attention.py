@@ -1,7 +1,7 @@
 """Causal self-attention with grouped key/value heads and rotary positions.
 
-Shapes: queries are [batch, time, kv_heads, group, head_dim], keys and values [batch, kv_heads, slots, head_dim], so that the heads that
-share keys (grouped-query attention, 2305.13245) meet them in one product and keys are never repeated in memory.
+Shapes: queries are [batch, time, kv_heads, group, head_dim], keys and values [batch, kv_heads, slots, head_dim], so that
+the heads that share keys (grouped-query attention, 2305.13245) meet them in one product and keys are never repeated.
 """
 
 import jax
@@ -11,19 +11,22 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from rlhf.models import parameters
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.projection import project
 
 Rotation = tuple[Float32[Array, "batch time half"], Float32[Array, "batch time half"]]
 """Cosines and sines of every position's angles, [batch, time, head_dim / 2] each."""
 
 
 def rotation(positions: Int[Array, "batch time"], head_dim: int, theta: float) -> Rotation:
-    """Angles of rotary position encoding (2104.09864): position · theta^(-2i / head_dim) for the i-th pair of features."""
+    """Angles of rotary position encoding (2104.09864): position · theta^(-2i / head_dim) for feature pair i."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(heads: Float[Array, "batch time *heads head_dim"], rotation: Rotation) -> Float[Array, "batch time *heads head_dim"]:
+def rotate(
+    heads: Float[Array, "batch time *heads head_dim"], rotation: Rotation
+) -> Float[Array, "batch time *heads head_dim"]:
     """Rotates feature i of the first half of each head against feature i of the second half, in float32."""
     over_heads = tuple(range(2, heads.ndim - 1))
     cosine, sine = (jnp.expand_dims(part, over_heads) for part in rotation)
@@ -44,7 +47,8 @@ def attend(
         queries: queries, grouped by the key/value head they share.
         keys: keys.
         values: values.
-        mask: True where a query may look. A query that may look nowhere gets the mean of the values: finite, and of no use to anybody.
+        mask: True where a query may look. A query that may look nowhere gets the mean of the values: finite, and of no
+            use to anybody.
 
     Returns:
         The mix of values for each query.
@@ -65,12 +69,13 @@ class Attention(nnx.Module):
         dtype, std = compute.parameter_dtype, config.initializer_std
         width, heads, kv_heads, head_dim = config.width, config.heads, config.key_value_heads, config.head_size
 
-        def project(heads: int, axis: str) -> nnx.Param:
-            return parameters.normal(rngs, (width, heads, head_dim), std=std, dtype=dtype, axes=("embed", axis, "head_dim"))
+        def heads_of(heads: int, axis: str) -> nnx.Param:
+            axes = ("embed", axis, "head_dim")
+            return parameters.normal(rngs, (width, heads, head_dim), std=std, dtype=dtype, axes=axes)
 
-        self.query_kernel = project(heads, "heads")
-        self.key_kernel = project(kv_heads, "kv_heads")
-        self.value_kernel = project(kv_heads, "kv_heads")
+        self.query_kernel = heads_of(heads, "heads")
+        self.key_kernel = heads_of(kv_heads, "kv_heads")
+        self.value_kernel = heads_of(kv_heads, "kv_heads")
         self.output_kernel = parameters.normal(
             rngs, (heads, head_dim, width), std=residual_std(config), dtype=dtype, axes=("heads", "head_dim", "embed")
         )
@@ -84,7 +89,7 @@ class Attention(nnx.Module):
         self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
     ) -> Float[Array, "batch time kv_heads group head_dim"]:
         """Queries, rotated to their positions."""
-        queries = jnp.einsum("btd,dnh->btnh", hidden, self.query_kernel.astype(self.dtype))
+        queries = project(hidden, self.query_kernel.astype(self.dtype))
         if self.config.attention_bias:
             queries = queries + self.query_bias.astype(self.dtype)
         if rotation is not None:
@@ -96,8 +101,8 @@ class Attention(nnx.Module):
         self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
     ) -> tuple[Float[Array, "batch kv_heads time head_dim"], Float[Array, "batch kv_heads time head_dim"]]:
         """Keys, rotated to their positions, and values."""
-        keys = jnp.einsum("btd,dkh->btkh", hidden, self.key_kernel.astype(self.dtype))
-        values = jnp.einsum("btd,dkh->btkh", hidden, self.value_kernel.astype(self.dtype))
+        keys = project(hidden, self.key_kernel.astype(self.dtype))
+        values = project(hidden, self.value_kernel.astype(self.dtype))
         if self.config.attention_bias:
             keys = keys + self.key_bias.astype(self.dtype)
             values = values + self.value_bias.astype(self.dtype)
@@ -105,17 +110,20 @@ class Attention(nnx.Module):
             keys = rotate(keys, rotation)
         return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
-    def project_out(self, mixed: Float[Array, "batch time kv_heads group head_dim"]) -> Float[Array, "batch time width"]:
+    def project_out(
+        self, mixed: Float[Array, "batch time kv_heads group head_dim"]
+    ) -> Float[Array, "batch time width"]:
         """Back to the residual stream."""
         batch, time, _, _, head_dim = mixed.shape
         heads = mixed.reshape(batch, time, self.config.heads, head_dim)
-        output = jnp.einsum("btnh,nhd->btd", heads, self.output_kernel.astype(self.dtype))
+        output = project(heads, self.output_kernel.astype(self.dtype))
         return output + self.output_bias.astype(self.dtype) if self.config.attention_bias else output
 
 
 def residual_std(config: ModelConfig) -> float:
     """Initial standard deviation of what writes into the residual stream.
 
-    Smaller by the square root of the number of writes, two a block, so that the stream's variance does not grow with depth (GPT-2).
+    Smaller by the square root of the number of writes, two a block, so that the stream's variance does not grow with
+    depth (GPT-2).
     """
     return config.initializer_std / (2 * config.layers) ** 0.5

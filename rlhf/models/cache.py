@@ -15,8 +15,8 @@ from rlhf.models.config import ComputeConfig, ModelConfig
 class KVCache:
     """Keys and values of the tokens so far, for all layers.
 
-    All rows of a batch write the same slot at the same time: prompts are left-padded, so that they end together. The cache is a value:
-    writing returns a new one, which XLA lays over the old where it is carried through a loop or donated.
+    All rows of a batch write the same slot at the same time: prompts are left-padded, so that they end together. The cache
+    is a value: writing returns a new one, which XLA lays over the old where it is carried through a loop or donated.
 
     Attributes:
         keys: rotated keys.

@@ -17,13 +17,13 @@ class Statistic(nnx.Variable):
 class SequenceScorer(nnx.Module):
     """A score for every prefix of a sequence.
 
-    The reward model reads it at a response's last token, the value model at every token. The raw score is hidden · kernel; the result is
-    (raw - shift) · scale, with which a reward model is brought to mean 0 and variance 1 on reference data.
+    The reward model reads it at a response's last token, the value model at every token. The raw score is hidden · kernel;
+    the result is (raw - shift) · scale, with which a reward model is brought to mean 0 and variance 1 on reference data.
 
     Args:
         transformer: the decoder, which the scorer takes over; its output matrix is not used.
         rngs: stream `params` draws the head.
-        head_init: normal with standard deviation 1 / sqrt(width + 1) (2009.01325), or zeros, so that all scores start at `-shift · scale`.
+        head_init: normal with standard deviation 1 / sqrt(width + 1) (2009.01325), or zeros.
     """
 
     def __init__(self, transformer: Transformer, *, rngs: nnx.Rngs, head_init: Literal["normal", "zeros"] = "normal"):

@@ -1,7 +1,7 @@
 """Models as folders in Hugging Face form: config.json, safetensors, tokenizer.
 
-A scorer is a `…ForSequenceClassification` folder with one label, which transformers reads at the last token that is not padding; its raw
-score is what transformers computes, our shift and scale stand beside it in config.json under `rlhf_reward`.
+A scorer is a `…ForSequenceClassification` folder with one label, which transformers reads at the last token that is not
+padding; its raw score is what transformers computes, shift and scale stand in config.json under `rlhf_reward`.
 """
 
 import json
@@ -46,7 +46,7 @@ def resolve_model_folder(path: str | Path) -> Path:
     found = f"it holds {sorted(entry.name for entry in path.iterdir())}" if path.is_dir() else "there is no such folder"
     raise UserError(
         f"{path} is no model: expected config.json there or in {path / 'model'}; {found}",
-        fix="give a folder in Hugging Face form (models on the hub: download them first) or the output folder of a finished stage.",
+        fix="give a folder in Hugging Face form (download models of the hub first) or the output of a finished stage.",
     )
 
 
@@ -105,7 +105,7 @@ def load_scorer(
     if not is_scorer(raw):
         transformer = _load(folder, family, config, _abstract(config, compute), family.names.get)
         return SequenceScorer(transformer, rngs=rngs, head_init=head_init)
-    abstract = nnx.eval_shape(lambda: SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+    abstract = _abstract_scorer(config, compute)
     statistics = raw.get(SCORER_KEY, {})
     abstract.shift.set_value(jnp.float32(statistics.get("shift", 0.0)))
     abstract.scale.set_value(jnp.float32(statistics.get("scale", 1.0)))
@@ -131,7 +131,10 @@ def save_transformer(model: Transformer, folder: str | Path, tokenizer: "PreTrai
 
 
 def save_scorer(
-    scorer: SequenceScorer, folder: str | Path, tokenizer: "PreTrainedTokenizerBase | None", extra: Mapping[str, Any] | None = None
+    scorer: SequenceScorer,
+    folder: str | Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a scorer as a folder in Hugging Face form; see `save_transformer`.
 
@@ -166,6 +169,13 @@ def _abstract(config: ModelConfig, compute: ComputeConfig) -> Transformer:
     return nnx.eval_shape(lambda: Transformer(config, compute=compute, rngs=nnx.Rngs(0)))
 
 
+def _abstract_scorer(config: ModelConfig, compute: ComputeConfig) -> SequenceScorer:
+    def make() -> SequenceScorer:
+        return SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+
+    return nnx.eval_shape(make)
+
+
 def _without_output_matrix(config: ModelConfig) -> ModelConfig:
     # A scorer has no use for it, and with tied embeddings there is none.
     return replace(config, tied_embeddings=True)
@@ -182,7 +192,7 @@ def _scorer_names(family: Family) -> NameOf:
 
 
 def _load(folder: Path, family: Family, config: ModelConfig, abstract: nnx.Module, name_of: NameOf) -> Any:
-    # A folder may hold an output matrix that the model does not have: a copy of the tied embedding, or one that a scorer drops.
+    # The folder may hold an output matrix that the model has not: a copy of the tied embedding, or what a scorer drops.
     unused = (family.names["head_kernel"].name,) if config.tied_embeddings else ()
     graphdef, state = nnx.split(abstract)
     return nnx.merge(graphdef, read_weights(folder, state, name_of, family.ignored + unused))
@@ -201,7 +211,13 @@ def _choose_family(config: ModelConfig, folder: str | Path) -> Family:
     return family
 
 
-def _save(model: nnx.Module, folder: Path, tokenizer: "PreTrainedTokenizerBase | None", raw: dict[str, Any], name_of: NameOf) -> None:
+def _save(
+    model: nnx.Module,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    raw: dict[str, Any],
+    name_of: NameOf,
+) -> None:
     state = nnx.state(model, nnx.Param)
     size = stored_bytes(state, name_of)
     special = {} if tokenizer is None else _special_tokens(tokenizer)

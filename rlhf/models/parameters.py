@@ -1,7 +1,7 @@
 """Drawing parameters, each with the logical names of its axes.
 
-The names say what an axis means ("embed", "heads", "mlp" …), never on which devices it lies: `rlhf.parallel.rules` decides that. They
-are kept in the variable's metadata under `axes`, a name that flax gives no meaning of its own.
+The names say what an axis means ("embed", "heads", "mlp" …), never on which devices it lies: `rlhf.parallel.rules` decides
+that. They are kept in the variable's metadata under `axes`, a name that flax gives no meaning of its own.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,9 @@ from jax.typing import DTypeLike
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, std: float, dtype: DTypeLike, axes: tuple[str | None, ...]) -> nnx.Param:
+def normal(
+    rngs: nnx.Rngs, shape: tuple[int, ...], *, std: float, dtype: DTypeLike, axes: tuple[str | None, ...]
+) -> nnx.Param:
     """A parameter drawn from a normal distribution of mean 0, in float32 before it is rounded to `dtype`."""
     return nnx.Param((std * jax.random.normal(rngs.params(), shape, jnp.float32)).astype(dtype), axes=axes)
 
@@ -33,8 +35,8 @@ def ones(shape: tuple[int, ...], *, dtype: DTypeLike, axes: tuple[str | None, ..
 def stack(make: Callable[[nnx.Rngs], Module], size: int, rngs: nnx.Rngs) -> Module:
     """Makes `size` equal modules, each with its own draw, as one module whose parameters have a leading `layers` axis.
 
-    The result is a container: split it, scan over its state, and merge each slice with its graph definition to get a module that can
-    be called.
+    The result is a container: split it, scan over its state, and merge each slice with its graph definition to get a
+    module that can be called.
     """
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     keys = jax.random.split(rngs.params(), size)

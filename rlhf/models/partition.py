@@ -1,7 +1,7 @@
 """A model as pytrees for compiled programs: its structure, what is trained, and what is not.
 
-Gradients and optimizer state exist for the trainable part only. Which part a variable belongs to is said by its type: `nnx.Param` is
-trained, everything else is frozen.
+Gradients and optimizer state exist for the trainable part only. Which part a variable belongs to is said by its type:
+`nnx.Param` is trained, everything else is frozen.
 """
 
 from flax import nnx

@@ -1,7 +1,8 @@
 """The decoder-only Transformer: embedding, a stack of equal blocks, a final norm and an output matrix.
 
-The blocks' parameters are stacked along a leading `layers` axis and applied with `lax.scan`, so that compile time does not grow with
-depth. Training reads whole rows (`__call__`); generation reads the prompt and then a token at a time through a cache (`decode`).
+The blocks' parameters are stacked along a leading `layers` axis and applied with `lax.scan`, so that compile time does not
+grow with depth. Training reads whole rows (`__call__`); generation reads the prompt and then a token at a time through a
+cache (`decode`).
 """
 
 from functools import partial
@@ -16,6 +17,7 @@ from rlhf.models import parameters
 from rlhf.models.attention import Attention, Rotation, attend, residual_std, rotation
 from rlhf.models.cache import KVCache, read_layer, write_layer
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.projection import project
 from rlhf.parallel.rules import constrain
 
 ACTIVATIONS = {
@@ -71,7 +73,8 @@ class Mlp(nnx.Module):
         dtype, width, hidden = compute.parameter_dtype, config.width, config.mlp_width
 
         def project_up() -> nnx.Param:
-            return parameters.normal(rngs, (width, hidden), std=config.initializer_std, dtype=dtype, axes=("embed", "mlp"))
+            std = config.initializer_std
+            return parameters.normal(rngs, (width, hidden), std=std, dtype=dtype, axes=("embed", "mlp"))
 
         self.up_kernel = project_up()
         if config.gated_mlp:
@@ -93,7 +96,7 @@ class Mlp(nnx.Module):
         return self._affine(inner, "down")
 
     def _affine(self, inputs: Float[Array, "batch time inputs"], name: str) -> Float[Array, "batch time outputs"]:
-        outputs = inputs @ getattr(self, f"{name}_kernel").astype(self.dtype)
+        outputs = project(inputs, getattr(self, f"{name}_kernel").astype(self.dtype))
         return outputs + getattr(self, f"{name}_bias").astype(self.dtype) if self.config.mlp_bias else outputs
 
 

@@ -47,7 +47,8 @@ def read_weights(folder: Path, abstract: nnx.State, name_of: NameOf, ignored: tu
             if (name := name_of(path)) is not None
             for stored, shape in _stored_shapes(name, variable.shape)
         }
-        _check_tensors(folder, expected, {name: tuple(file.get_slice(name).get_shape()) for name, file in files.items()}, ignored)
+        found = {name: tuple(file.get_slice(name).get_shape()) for name, file in files.items()}
+        _check_tensors(folder, expected, found, ignored)
 
         def read(path, variable):
             name = name_of(_dotted(path))
@@ -111,7 +112,9 @@ def _weight_files(folder: Path) -> list[Path]:
         shards = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
-            raise UserError(f"{folder}: {INDEX_FILE} names files that are not there: {', '.join(missing)}", fix="fetch them.")
+            raise UserError(
+                f"{folder}: {INDEX_FILE} names files that are not there: {', '.join(missing)}", fix="fetch them."
+            )
         return [folder / shard for shard in shards]
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise UserError(
@@ -130,7 +133,10 @@ def _stored_shapes(name: TensorName, shape: tuple[int, ...]) -> Iterator[tuple[s
 
 
 def _check_tensors(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], ignored: tuple[str, ...]
+    folder: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    ignored: tuple[str, ...],
 ) -> None:
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(name for name in found.keys() - expected.keys() if not name.endswith(ignored))

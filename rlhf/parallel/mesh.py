@@ -38,6 +38,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Lays the devices out as a mesh.
 
+    A single process may use fewer devices than there are, by setting every size.
+
     Args:
         config: sizes of the axes.
         devices: which; None for all devices of all processes.
@@ -49,10 +51,11 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
     sizes = list(astuple(config))
     fixed = prod(size for size in sizes if size != -1)
     if -1 not in sizes and jax.process_count() == 1:
-        devices = devices[:fixed]  # all sizes spelled out, for fewer devices than there are
+        devices = devices[:fixed]
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
         raise UserError(
-            f"mesh: {_describe(config)} needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices, found {len(devices)}",
+            f"mesh: {_describe(config)} needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices, "
+            f"found {len(devices)}",
             fix=f"choose sizes whose product {'divides' if -1 in sizes else 'is'} {len(devices)}.",
         )
     sizes = [len(devices) // fixed if size == -1 else size for size in sizes]

@@ -1,7 +1,7 @@
 """From the logical axes of parameters and batches to the axes of the mesh, by one table.
 
-Models name what an axis means and know of no mesh. Moving a kind of axis to other devices is a change of `RULES`, nothing else; XLA adds
-the communication that follows from it.
+Models name what an axis means and know of no mesh. Moving a kind of axis to other devices is a change of `RULES`, nothing
+else; XLA adds the communication that follows from it.
 """
 
 from math import prod
@@ -35,12 +35,13 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 def state_shardings(state: Any, mesh: Mesh) -> Any:
     """The sharding of every array in a pytree of variables.
 
-    A variable is sharded by the logical axes in its metadata. An optimizer state made by optax from a `nnx.State` holds variables with the
-    same metadata, so its moments are sharded as their parameters are; what has no axes, or (factored moments) not as many as dimensions,
-    is kept whole on every device, and so is a vector whose size the mesh does not divide.
+    A variable is sharded by the logical axes in its metadata. An optimizer state made by optax from a `nnx.State` holds
+    variables with the same metadata, so its moments are sharded as their parameters are; what has no axes, or (factored
+    moments) not as many as dimensions, is kept whole on every device, and so is a vector that the mesh does not divide.
 
     Args:
-        state: pytree of arrays, or of shapes, with `nnx.Variable`s at some of its nodes: a model's state, an optimizer state, a train state.
+        state: pytree of arrays, or of shapes, with `nnx.Variable`s at some of its nodes: a model's state, an optimizer
+            state, a train state.
         mesh: the mesh.
 
     Returns:
@@ -71,8 +72,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def constrain(array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """Tells XLA how an activation is to lie on the mesh that `jax.set_mesh` has set; without one, does nothing.
 
-    Left to itself, XLA spreads the sharding of the parameters to the activations, and splits the residual stream where the batch should
-    have been. An axis that the mesh does not divide is kept whole.
+    Left to itself, XLA spreads the sharding of the parameters to the activations, and splits the residual stream where the
+    batch should have been. An axis that the mesh does not divide is kept whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

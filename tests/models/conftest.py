@@ -1,8 +1,10 @@
 """Small networks of every kind, and batches for them."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,8 +19,12 @@ TINY = ModelConfig(
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Makes a tiny model: the choices given, the rest as in `TINY`. Biases are drawn too, so that losing one shows."""
+    """Makes a tiny model: the choices given, the rest as in `TINY`. Biases are drawn too, so that losing one shows.
 
+    Equal calls give the same object, for compilation takes longer than everything else; tests do not write to it.
+    """
+
+    @functools.cache
     def make(compute: ComputeConfig = ComputeConfig(), seed: int = 0, **choices) -> Transformer:
         model = Transformer(dataclasses.replace(TINY, **choices), compute=compute, rngs=nnx.Rngs(seed))
         key = jax.random.key(seed)
@@ -33,9 +39,24 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def sequences() -> list[np.ndarray]:
-    """Four sequences of unequal length."""
+    """Three sequences of unequal length."""
     random = np.random.default_rng(0)
-    return [random.integers(3, TINY.vocab_size, size=length) for length in (9, 4, 7, 1)]
+    return [random.integers(3, TINY.vocab_size, size=length) for length in (9, 4, 1)]
+
+
+@pytest.fixture(scope="session")
+def hidden_states():
+    """Runs a model on rows of tokens, compiled once a shape."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(definition, state, tokens, segments):
+        return nnx.merge(definition, state)(tokens, segments)
+
+    def hidden_states(model: Transformer, tokens, segments) -> np.ndarray:
+        definition, state = nnx.split(model)
+        return np.asarray(run(definition, state, jnp.asarray(tokens), jnp.asarray(segments)))
+
+    return hidden_states
 
 
 @pytest.fixture(scope="session")

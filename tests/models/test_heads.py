@@ -13,14 +13,17 @@ def batch(sequences, pad):
     return tuple(map(jnp.asarray, pad(sequences, 12, "right")))
 
 
-def test_the_score_is_the_raw_score_shifted_then_scaled(make_model, batch):
+def test_the_score_is_the_raw_score_shifted_then_scaled(make_model, batch, hidden_states):
     scorer = SequenceScorer(make_model(), rngs=nnx.Rngs(1))
-    raw = scorer(*batch)
+    definition, state = nnx.split(scorer)
+    run = jax.jit(lambda state: nnx.merge(definition, state)(*batch))
+    raw = run(state)
     assert raw.shape == batch[0].shape and raw.dtype == jnp.float32
-    np.testing.assert_allclose(raw, (scorer.transformer(*batch) @ scorer.kernel[...])[..., 0], rtol=1e-5, atol=1e-5)
+    expected = (hidden_states(scorer.transformer, *batch) @ scorer.kernel[...])[..., 0]
+    np.testing.assert_allclose(raw, expected, rtol=1e-5, atol=1e-5)
     scorer.shift.set_value(jnp.float32(2.0))
     scorer.scale.set_value(jnp.float32(3.0))
-    np.testing.assert_allclose(scorer(*batch), (raw - 2.0) * 3.0, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(nnx.state(scorer)), (raw - 2.0) * 3.0, rtol=1e-5, atol=1e-5)
 
 
 def test_a_head_of_zeros_scores_0_everywhere(make_model, batch):
@@ -28,8 +31,8 @@ def test_a_head_of_zeros_scores_0_everywhere(make_model, batch):
 
 
 def test_a_drawn_head_has_the_spread_of_the_paper(make_model):
-    kernel = SequenceScorer(make_model(width=4096, layers=1, heads=64, mlp_width=8), rngs=nnx.Rngs(1)).kernel[...]
-    np.testing.assert_allclose(kernel.std(), 4097**-0.5, rtol=0.05)
+    kernel = SequenceScorer(make_model(width=1024, layers=1, mlp_width=8), rngs=nnx.Rngs(1)).kernel[...]
+    np.testing.assert_allclose(kernel.std(), 1025**-0.5, rtol=0.1)
 
 
 def test_statistics_are_frozen_and_parameters_are_trained(make_model, batch):
@@ -39,4 +42,5 @@ def test_statistics_are_frozen_and_parameters_are_trained(make_model, batch):
     assert all(isinstance(variable, Statistic) for _, variable in nnx.to_flat_state(frozen))
     assert ("kernel",) in {path for path, _ in nnx.to_flat_state(trainable)}
     again = merge_model(definition, trainable, frozen)
-    np.testing.assert_array_equal(jax.jit(again.__call__)(*batch), jax.jit(scorer.__call__)(*batch))
+    assert nnx.graphdef(again) == nnx.graphdef(scorer)
+    assert jax.tree.all(jax.tree.map(np.array_equal, nnx.state(again), nnx.state(scorer)))

@@ -8,10 +8,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf.models.attention import rotation
 from rlhf.models.cache import KVCache
 from rlhf.models.config import ComputeConfig
 from rlhf.models.partition import merge_model, split_model
-from rlhf.models.transformer import Block, Transformer, positions_from_segments
+from rlhf.models.transformer import Transformer, positions_from_segments
 
 KINDS = {
     "llama": {},
@@ -32,12 +33,9 @@ def model(request, make_model):
     return make_model(**request.param)
 
 
-def hidden_states(model, tokens, segments):
-    definition, state = nnx.split(model)
-    return np.asarray(jax.jit(lambda state: nnx.merge(definition, state)(jnp.asarray(tokens), jnp.asarray(segments)))(state))
-
-
-def alone(model, sequences):
+@pytest.fixture(scope="module")
+def alone(model, sequences, hidden_states):
+    """Hidden states of each sequence in a row of its own, without padding."""
     return [hidden_states(model, sequence[None], np.ones((1, len(sequence)), int))[0] for sequence in sequences]
 
 
@@ -46,33 +44,34 @@ def close(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(model, sequences, pad, side):
+def test_padding_changes_nothing(model, sequences, pad, hidden_states, alone, side):
     tokens, segments = pad(sequences, 12, side)
     found = hidden_states(model, tokens, segments)
     assert np.isfinite(found).all()
-    for row, expected in enumerate(alone(model, sequences)):
+    for row, expected in enumerate(alone):
         close(found[row][segments[row] > 0], expected)
 
 
-def test_packed_sequences_do_not_see_each_other(model, sequences):
+def test_packed_sequences_do_not_see_each_other(model, sequences, hidden_states, alone):
     tokens = np.concatenate([*sequences, [0, 0, 0]])[None]
     lengths = [len(sequence) for sequence in sequences]
     segments = np.repeat([*range(1, len(sequences) + 1), 0], [*lengths, 3])[None]
     found = hidden_states(model, tokens, segments)[0]
-    for number, expected in enumerate(alone(model, sequences), 1):
+    for number, expected in enumerate(alone, 1):
         close(found[segments[0] == number], expected)
 
 
-def test_a_token_does_not_see_later_ones(model, sequences):
+def test_a_token_does_not_see_later_ones(model, sequences, hidden_states, alone):
     sequence = sequences[0]
     changed = sequence.copy()
     changed[5:] += 1
-    before, after = alone(model, [sequence, changed % model.config.vocab_size])
+    tokens = (changed % model.config.vocab_size)[None]
+    before, after = alone[0], hidden_states(model, tokens, np.ones_like(tokens))[0]
     close(before[:5], after[:5])
     assert np.abs(before[5:] - after[5:]).max() > 1e-3
 
 
-def test_decoding_through_the_cache_equals_reading_whole_rows(model, sequences, pad):
+def test_decoding_through_the_cache_equals_reading_whole_rows(model, sequences, pad, hidden_states):
     prompts, responses = [sequence[: (len(sequence) + 1) // 2] for sequence in sequences], 4
     rows = [np.concatenate([prompt, np.arange(responses) + 5]) for prompt in prompts]
     length = max(map(len, prompts)) + responses
@@ -99,18 +98,21 @@ def test_decoding_through_the_cache_equals_reading_whole_rows(model, sequences, 
     assert not cache.valid[:, length:].any()
 
 
-def test_blocks_are_applied_in_the_order_of_the_stack(make_model, sequences):
+def test_blocks_are_applied_in_the_order_of_the_stack(make_model, sequences, hidden_states):
     model = make_model()
     definition = nnx.graphdef(model.blocks)
     layers = nnx.state(model.blocks)
     tokens, segments = sequences[0][None], np.ones((1, len(sequences[0])), int)
-    hidden = model.embedding[tokens]
-    angles = model._rotation(positions_from_segments(jnp.asarray(segments)))
+    angles = rotation(positions_from_segments(jnp.asarray(segments)), model.config.head_size, model.config.rope_theta)
     mask = jnp.tri(tokens.shape[1], dtype=bool)[None]
+
+    @jax.jit
+    def apply(layer_state, hidden):
+        return nnx.merge(definition, layer_state)(hidden, angles, mask)
+
+    hidden = model.embedding[tokens]
     for layer in range(model.config.layers):
-        block = nnx.merge(definition, jax.tree.map(lambda stacked, layer=layer: stacked[layer], layers))
-        assert isinstance(block, Block)
-        hidden = block(hidden, angles, mask)
+        hidden = apply(jax.tree.map(lambda stacked, layer=layer: stacked[layer], layers), hidden)
     close(hidden_states(model, tokens, segments), model.final_norm(hidden))
 
 
@@ -136,12 +138,23 @@ def loss_gradient(model, tokens, segments):
     return jax.jit(jax.grad(loss))(trainable)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_recomputing_does_not_change_gradients(make_model, sequences, pad, remat):
+def test_recomputing_does_not_change_gradients(make_model, sequences, pad):
     tokens, segments = map(jnp.asarray, pad(sequences, 12, "right"))
     expected = loss_gradient(make_model(), tokens, segments)
-    found = loss_gradient(make_model(compute=ComputeConfig(remat=remat)), tokens, segments)
-    jax.tree.map(close, jax.tree.leaves(found), jax.tree.leaves(expected))
+    for remat in ("dots", "full"):
+        found = loss_gradient(make_model(ComputeConfig(remat=remat)), tokens, segments)
+        jax.tree.map(close, jax.tree.leaves(found), jax.tree.leaves(expected))
+
+
+def test_recomputing_keeps_less(make_model):
+    def kept(remat):
+        model = make_model(ComputeConfig(remat=remat))
+        definition, state = nnx.split(model)
+        tokens = jnp.ones((2, 8), int)
+        _, backward = jax.eval_shape(lambda state: jax.vjp(lambda s: nnx.merge(definition, s)(tokens, tokens), state), state)
+        return sum(array.size for array in jax.tree.leaves(backward))
+
+    assert kept("full") < kept("dots") < kept("none")
 
 
 def test_gradients_are_finite_and_reach_every_parameter(model, sequences, pad):
@@ -152,15 +165,15 @@ def test_gradients_are_finite_and_reach_every_parameter(model, sequences, pad):
         assert path[-1] == "key_bias" or np.abs(gradient[...]).max() > 1e-6, path
 
 
-def test_bfloat16_stays_close_and_logits_are_float32(make_model, sequences, pad):
+def test_bfloat16_stays_close_and_logits_are_float32(make_model, sequences, pad, hidden_states):
     tokens, segments = map(jnp.asarray, pad(sequences, 12, "right"))
-    half = make_model(compute=ComputeConfig(dtype="bfloat16", parameter_dtype="bfloat16"))
+    half = make_model(ComputeConfig(dtype="bfloat16", parameter_dtype="bfloat16"))
     full = make_model()
-    hidden = half(tokens, segments)
+    hidden = jnp.asarray(hidden_states(half, tokens, segments))
     assert hidden.dtype == jnp.bfloat16
     assert half.logits(hidden).dtype == jnp.float32
     assert {variable.dtype for variable in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("bfloat16")}
-    difference = np.abs(half.logits(hidden) - full.logits(full(tokens, segments)))[segments > 0]
+    difference = np.abs(half.logits(hidden) - full.logits(hidden_states(full, tokens, segments)))[segments > 0]
     assert 0 < difference.mean() < 0.05
 
 

@@ -23,7 +23,7 @@ def family_of(model_type: str | None, where: str) -> Family:
 
 
 def family_for(config: ModelConfig) -> tuple[Family, str | None]:
-    """The family that a model is written in: LLaMA where it fits, so that transformers can load it, our own where it does not.
+    """The family that a model is written in: LLaMA where it fits, so that transformers can load it, else our own.
 
     Returns:
         The family, and why LLaMA does not fit (None where it does).

@@ -16,8 +16,8 @@ class TensorName:
 
     Attributes:
         name: name in the checkpoint; with `{layer}` in it, each layer of the stack has a tensor of its own.
-        input_axes: number of our leading axes that are inputs, for a matrix kept there as [outputs, inputs]; 0 for a vector (a bias),
-            kept flat; None when the shape is kept as it is.
+        input_axes: number of our leading axes that are inputs, for a matrix kept there as [outputs, inputs]; 0 for a
+            vector (a bias), kept flat; None when the shape is kept as it is.
     """
 
     name: str

@@ -7,7 +7,14 @@ from rlhf.errors import UserError
 from rlhf.models.config import ModelConfig
 from rlhf.models.families.family import Family, TensorName
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}
 ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
 # Options that change what the network computes, each with the value at which it does nothing.
@@ -76,7 +83,9 @@ def config_from_hf(raw: Mapping[str, Any], where: str) -> ModelConfig:
             initializer_std=raw.get("initializer_range", 0.02),
         )
     except KeyError as missing:
-        raise UserError(f"{where}: the key {missing} is missing", fix="check that this is the config.json of a LLaMA model.") from None
+        raise UserError(
+            f"{where}: the key {missing} is missing", fix="check that this is the config.json of a LLaMA model."
+        ) from None
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
