@@ -100,6 +100,13 @@ def test_uniforms_at_their_ends_choose_possible_tokens(monkeypatch):
         assert sample_tokens(jax.random.key(0), logits, SamplingConfig())[0][0] == token
 
 
+def test_rounding_of_sums_cannot_choose_an_impossible_token(monkeypatch):
+    logits = jnp.asarray([[0.0, -jnp.inf, -jnp.inf, -jnp.inf]])
+    monkeypatch.setattr(jnp, "cumsum", lambda weights, axis: jnp.asarray([[0.9, 1.0]]))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, 0.95))
+    assert sample_tokens(jax.random.key(0), logits, SamplingConfig())[0][0] == 0
+
+
 def test_rows_of_nan_stay_in_range():
     tokens, log_probs = sample(jax.random.key(0), jnp.full((4, 19), jnp.nan), SamplingConfig())
     assert (np.asarray(tokens) < 19).all() and np.isnan(log_probs).all()

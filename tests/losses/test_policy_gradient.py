@@ -108,3 +108,9 @@ def test_value_loss_and_gradient_agree_with_torch(clip_range):
     clipped = (clipped_error > error + 1e-9).numpy()[mask].sum()
     assert metrics["value_clip_fraction"][0] == clipped and (clipped > 0) == (clip_range is not None)
     np.testing.assert_allclose(gradient, current.grad, atol=1e-5)
+
+
+def test_values_inside_the_range_never_count_as_clipped():
+    values, old_values, returns = np.random.default_rng(0).uniform(-0.1, 0.1, size=(3, 20, 50)).astype(np.float32)
+    _, _, metrics = clipped_value_loss(values, old_values, returns, np.ones((20, 50), bool), 0.2)
+    assert metrics["value_clip_fraction"] == (0, 1000)
