@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from rlhf import __version__
+from rlhf.disk import disk_full, is_disk_full
 from rlhf.errors import UserError
 
 # Subcommand → module with `Config` and `run(config)`, and what the list of subcommands says about it.
@@ -66,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(words)
     except UserError as error:
         _print_error(str(error))
+        return USAGE_ERROR
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _print_error(str(disk_full(error.filename or "a file of this command", error)))
         return USAGE_ERROR
     except KeyboardInterrupt:
         _print_error("interrupted")

@@ -1,12 +1,12 @@
 """Folders that appear whole or not at all, whatever happens while they are written."""
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf.disk import disk_full, is_disk_full
 from rlhf.errors import UserError
 
 
@@ -29,29 +29,17 @@ def replaced_folder(folder: Path, size: int) -> Iterator[Path]:
         partial.mkdir(parents=True)
         free = shutil.disk_usage(partial).free
         if free < size:
-            raise _disk_full(folder, f"{size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
+            raise disk_full(folder, f"{size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
         yield partial
         if folder.exists():
             folder.rename(former)
         partial.rename(folder)
     except Exception as error:
-        if _is_disk_full(error):
-            raise _disk_full(folder, str(error)) from error
-        raise
+        if isinstance(error, UserError) or not is_disk_full(error):
+            raise
+        raise disk_full(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if former.exists() and not folder.exists():
             former.rename(folder)
         shutil.rmtree(former, ignore_errors=True)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # safetensors and tokenizers, written in Rust, report the system's error as text only.
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
-
-
-def _disk_full(folder: Path, detail: str) -> UserError:
-    return UserError(
-        f"{folder}: the disk is full, nothing was written there ({detail})",
-        fix="free some space or choose another output folder, and run the command again.",
-    )

@@ -4,6 +4,7 @@ Each record carries the step it belongs to. A run that is continued from step k 
 about to make again; a line that was cut off by a crash is dropped too. Every line is flushed when written.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from rlhf.disk import explaining_full_disk
 
 
 def to_json_value(value: object) -> object:
@@ -59,6 +62,7 @@ class JsonlFile:
     """
 
     def __init__(self, path: Path, resume_step: int):
+        self._path = path
         if resume_step > 0 and path.exists():
             _keep_until(path, resume_step)
             self._file = path.open("a", encoding="utf-8")
@@ -66,11 +70,18 @@ class JsonlFile:
             self._file = path.open("w", encoding="utf-8")
 
     def write(self, step: int, record: Mapping[str, object]) -> None:
-        """Append {"step": step, **record} and flush it."""
+        """Append {"step": step, **record} and flush it.
+
+        Raises:
+            UserError: the disk is full.
+        """
         line = json.dumps({"step": step, **to_json_value(record)}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        with explaining_full_disk(self._path):
+            self._file.write(line + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file; writing afterwards is an error."""
-        self._file.close()
+        # Every line has been flushed, so closing can only fail for a line whose failure has been reported already.
+        with contextlib.suppress(OSError):
+            self._file.close()

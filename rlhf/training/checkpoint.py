@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +20,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
+from rlhf.disk import is_disk_full
 from rlhf.errors import UserError
 from rlhf.tracking.console import is_primary_process, say
 from rlhf.training.array_paths import arrays_by_path, describe_arrays, restore_targets, tree_from_arrays
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+from rlhf.training.fingerprint import describe_differences, fingerprint_differences
+from rlhf.training.orbax_noise import silence_orbax
 
 
 @dataclasses.dataclass
@@ -42,38 +38,6 @@ class _LatestAndBest(PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence, *, context: PreservationContext) -> Sequence[bool]:
         newest = {info.step for info in checkpoints[-self.latest :]}
         return [info.step in newest or info.step == self.best_step for info in checkpoints]
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, branch in tree.items()
-        for key, value in _flatten(branch, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
-def fingerprint_differences(saved: Mapping, current: Mapping) -> list[str]:
-    """One line for each configuration key whose value is not the same, as "key: checkpoint …, now …"."""
-    before, after = _flatten(saved), _flatten(current)
-    absent = "(absent)"
-    return [
-        f"{key}: checkpoint {before.get(key, absent)}, now {after.get(key, absent)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, absent) != after.get(key, absent)
-    ]
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that no more can be written; tensorstore says so only in its text."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return True
-        if any(f"os_error_code='{number}'" in str(error) for number in DISK_FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class Checkpointer:
@@ -90,8 +54,7 @@ class Checkpointer:
         self.folder = Path(folder).absolute()
         self._fingerprint = json.loads(json.dumps(dict(fingerprint or {}), default=str))
         self._policy = _LatestAndBest(keep)
-        # Orbax logs the traceback of every error that it raises as well; here it is told in one sentence instead.
-        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        silence_orbax()
         with self._explaining_full_disk():
             self._manager = ocp.CheckpointManager(
                 self.folder,
@@ -147,6 +110,7 @@ class Checkpointer:
         }
         with self._explaining_full_disk():
             self.wait()
+            self._require_space(arrays)
             if best:
                 self._policy.best_step = step
             self._manager.save(
@@ -217,6 +181,12 @@ class Checkpointer:
         with self._explaining_full_disk():
             self._manager.close()
 
+    def _require_space(self, arrays: Mapping[str, Any]) -> None:
+        # Before anything is written: a disk that fills up in the middle is noticed too, but later.
+        needed, free = sum(getattr(array, "nbytes", 0) for array in arrays.values()), shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
+
     def _read_record(self, step: int) -> dict[str, Any]:
         restored = self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
         return restored["metadata"]
@@ -235,10 +205,8 @@ class Checkpointer:
             subject = "model"
             differences = fingerprint_differences(record["arrays"], describe_arrays(arrays_by_path(example)))
         if differences:
-            shown = "".join(f"\n    {line}" for line in differences[:20])
-            more = f"\n    and {len(differences) - 20} more" if len(differences) > 20 else ""
             raise UserError(
-                f"checkpoint {step} in {self.folder} was made with another {subject}:{shown}{more}",
+                f"checkpoint {step} in {self.folder} was made with another {subject}:{describe_differences(differences)}",
                 fix=f"choose another output folder, set these keys back, or delete {self.folder} to train from the beginning.",
             )
 
@@ -264,11 +232,12 @@ class Checkpointer:
         except UserError:
             raise
         except Exception as error:
-            if not _is_disk_full(error):
+            if not is_disk_full(error):
                 raise
+            detail = f" ({error.strerror})" if isinstance(error, OSError) else ""
             kept = ", ".join(str(step) for step in self._steps_on_disk()) or "none"
             raise UserError(
-                f"the disk is full: a checkpoint could not be saved in {self.folder}. Checkpoints intact: {kept}",
+                f"the disk is full{detail}: a checkpoint could not be saved in {self.folder}. Checkpoints intact: {kept}",
                 fix="free some space (or keep fewer checkpoints) and run the same command to continue.",
             ) from error
 
