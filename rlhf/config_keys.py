@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle
 from docstring_parser import parse as parse_docstring
@@ -65,6 +65,8 @@ def type_name(annotation: Any) -> str:
     """How a type is spelt for people: `int | null`."""
     if annotation in (None, type(None)):
         return "null"
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, get_args(annotation)))}"
     if len(parts := members(annotation)) > 1:
         return " | ".join(type_name(part) for part in parts)
     if isinstance(annotation, type) and get_origin(annotation) is None:

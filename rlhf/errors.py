@@ -14,3 +14,19 @@ class UserError(ValueError):
     def __init__(self, message: str, *, fix: str | None = None):
         self.fix = fix
         super().__init__(message if fix is None else f"{message}\n  What to do: {fix}")
+
+
+def require_positive(config: object, *names: str, section: str = "") -> None:
+    """Raises a UserError for the first of a configuration's numbers that is set and not above 0.
+
+    Args:
+        config: holds the numbers; None is a number that is not set.
+        names: fields to look at.
+        section: dotted key of the configuration, ending in a dot, for the message.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise UserError(
+                f"{section}{name} is {value!r}; expected more than 0", fix=f"set {section}{name} to a positive number."
+            )

@@ -77,15 +77,24 @@ def encode_comparisons(
 
 
 def encode_prompts(
-    tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[Prompt], *, max_length: int, too_long: TooLong = "error"
+    tokenizer: "PreTrainedTokenizerFast",
+    prompts: Sequence[Prompt],
+    *,
+    max_length: int | None,
+    too_long: TooLong = "error",
+    limit: str = "max_prompt_length",
 ) -> tuple[list[EncodedPrompt], int]:
-    """Prompts of at most `max_length` tokens, and how many longer ones were left out."""
+    """Prompts of at most `max_length` tokens (None: of any length), and how many longer ones were left out.
+
+    `limit` is the config key that sets the limit, for the message.
+    """
     return _within_limit(
         prompts,
         lambda prompt, index: EncodedPrompt(encode_prompt(tokenizer, prompt.messages), prompt.is_safety, index),
         lambda encoded: len(encoded.tokens),
         max_length,
         too_long,
+        limit,
     )
 
 
@@ -93,22 +102,23 @@ def _within_limit(
     records: Sequence[AnyRecord],
     encode: Callable[[AnyRecord, int], Encoded],
     length_of: Callable[[Encoded], int],
-    max_length: int,
+    max_length: int | None,
     too_long: TooLong,
+    limit: str = "max_length",
 ) -> tuple[list[Encoded], int]:
     kept: list[Encoded] = []
     for index, record in enumerate(records):
         encoded = encode(record, index)
         length = length_of(encoded)
-        if length <= max_length:
+        if max_length is None or length <= max_length:
             kept.append(encoded)
         elif too_long == "error":
             raise UserError(
-                f"{record.origin or f'record {index}'}: {length} tokens, the limit (max_length) is {max_length}",
-                fix='raise max_length, or set too_long to "skip" to leave such records out',
+                f"{record.origin or f'record {index}'}: {length} tokens, but {limit} is {max_length}",
+                fix=f'raise {limit}, or set too_long to "skip" to leave such records out',
             )
     if records and not kept:
         raise UserError(
-            f"all {len(records)} records are longer than max_length, {max_length} tokens", fix="raise max_length"
+            f"all {len(records)} records are longer than {limit}, {max_length} tokens", fix=f"raise {limit}"
         )
     return kept, len(records) - len(kept)

@@ -152,9 +152,12 @@ def _recognise(
             continue
         layout = _named_layout(config.layout, demand) if config.layout != "auto" else _layout_of(record, origin, demand)
         return layout, chain([(origin, record)], records)
-    raise UserError(
-        f"data.path {source.name} is empty: it has no record that can be read", fix="check the path and the file"
-    )
+    if tally.bad:
+        raise UserError(
+            f"data.path {source.name}: none of its {tally.bad:,} records can be read, the first: {tally.first_bad}",
+            fix="mend the file or write it anew",
+        )
+    raise UserError(f"data.path {source.name} is empty: there is no record in it", fix="check the path and the file")
 
 
 def _named_layout(name: str, demand: _Demand) -> Layout:

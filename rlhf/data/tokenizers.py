@@ -18,6 +18,8 @@ PAD_TOKEN, BOS_TOKEN, EOS_TOKEN = "<|pad|>", "<|bos|>", "<|eos|>"
 # stands alone, because Chinese has no spaces and a whole clause would otherwise count as one word and become one token.
 _WORDS = r" ?[\p{L}\p{M}&&[^\p{Han}]]+|\p{Han}|\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "encoder.json", "vocab.json")
+
 _USUAL_PAD_TOKENS = (PAD_TOKEN, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<unk>")
 
 
@@ -100,10 +102,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
 def _tokenizer_folder(path: Path) -> Path:
     """The folder with the tokenizer's files: the path itself, or `model/` or `tokenizer/` inside a stage's output."""
     for folder in (path, path / "model", path / "tokenizer"):
-        if any(
-            (folder / name).exists()
-            for name in ("tokenizer.json", "tokenizer_config.json", "encoder.json", "vocab.json")
-        ):
+        if any((folder / name).exists() for name in _TOKENIZER_FILES):
             return folder
     return path
 
@@ -115,6 +114,12 @@ def _load_pretrained(folder: Path, given: str) -> "PreTrainedTokenizerFast":
     if is_local_path and not folder.is_dir():
         raise UserError(
             f"tokenizer: the folder {given} does not exist", fix="check the path, or run the stage that writes it first"
+        )
+    if is_local_path and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+        raise UserError(
+            f"tokenizer: the folder {given} holds none; expected tokenizer.json, found {found}",
+            fix="copy the tokenizer's files beside the model, or give another folder",
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=is_local_path)
@@ -179,10 +184,10 @@ def _segmentation(tokenizer: "PreTrainedTokenizerFast") -> tuple[object, ...]:
     return content["normalizer"], content["pre_tokenizer"], content["model"].get("merges")
 
 
-def require_same_tokenizer(first: str | Path, second: str | Path) -> None:
-    """Raises a UserError unless the tokenizers in both folders are the same."""
+def require_same_tokenizer(first: str | Path, second: str | Path, key: str) -> None:
+    """Raises a UserError, which names the config key of the second folder, unless the tokenizers in both folders are the same."""
     if not same_tokenizer(load_tokenizer(first), load_tokenizer(second)):
         raise UserError(
-            f"{first} and {second} have different tokenizers, so the token ids of one mean nothing to the other",
+            f"{key}: {first} and {second} have different tokenizers, so the token ids of one mean nothing to the other",
             fix="train both from the same base model or tokenizer",
         )

@@ -6,7 +6,7 @@ The first is a property of the weights and goes with them; the second may change
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, require_positive
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class ModelConfig:
     initializer_std: float = 0.02
 
     def __post_init__(self):
+        sizes = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "context")
+        require_positive(self, *sizes, section="model: ")
         if self.heads % self.key_value_heads:
             raise UserError(
                 f"model: heads ({self.heads}) is not a multiple of kv_heads ({self.key_value_heads})",

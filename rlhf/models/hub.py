@@ -64,6 +64,14 @@ def is_scorer(raw: Mapping[str, Any]) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
 
 
+def read_model_config(path: str | Path) -> ModelConfig:
+    """The description of the language model in a folder, without its weights; raises as `load_transformer`."""
+    folder, raw = resolve_model_folder(path), read_config(path)
+    if is_scorer(raw):
+        raise _not_a_language_model(folder)
+    return _describe(folder, raw)[1]
+
+
 def load_transformer(path: str | Path, compute: ComputeConfig = ComputeConfig()) -> Transformer:
     """Loads a language model.
 
@@ -76,7 +84,7 @@ def load_transformer(path: str | Path, compute: ComputeConfig = ComputeConfig())
     """
     folder, raw = resolve_model_folder(path), read_config(path)
     if is_scorer(raw):
-        raise UserError(f"{folder} holds a scorer, not a language model", fix="give the folder of a language model.")
+        raise _not_a_language_model(folder)
     family, config = _describe(folder, raw)
     return _load(folder, family, config, _abstract(config, compute), family.names.get)
 
@@ -157,6 +165,13 @@ def save_scorer(
         SCORER_KEY: statistics | dict(extra or {}),
     }
     _save(scorer, Path(folder), tokenizer, raw, _scorer_names(family))
+
+
+def _not_a_language_model(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} holds a reward model, not a language model",
+        fix="give the folder of a language model, such as `rlhf sft` writes.",
+    )
 
 
 def _describe(folder: Path, raw: Mapping[str, Any]) -> tuple[Family, ModelConfig]:

@@ -1,14 +1,14 @@
 """Where a stage's network comes from: a folder with weights, or a description to be initialised afresh."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import jax
 from flax import nnx
 
 from rlhf.errors import UserError
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.hub import load_scorer, load_transformer
 from rlhf.models.heads import SequenceScorer
+from rlhf.models.hub import is_scorer, load_scorer, load_transformer, read_config
 from rlhf.models.transformer import Transformer
 
 
@@ -39,6 +39,20 @@ def load_policy(source: ModelSource, seed: int) -> Transformer:
     return Transformer(source.architecture, compute=source.compute, rngs=nnx.Rngs(seed))
 
 
-def load_reward_model(folder: str, compute: ComputeConfig, seed: int = 0) -> SequenceScorer:
-    """Loads a scalar-headed model; a causal model's folder gets a fresh head."""
-    return load_scorer(folder, compute, rngs=nnx.Rngs(jax.random.key(seed)))
+def load_reward_model(folder: str | Path, compute: ComputeConfig, key: str) -> SequenceScorer:
+    """Loads a trained reward model.
+
+    Args:
+        folder: model folder or stage folder.
+        compute: dtypes and rematerialisation to run it with.
+        key: what names the folder, for the message.
+
+    Raises:
+        UserError: the folder holds a language model, which has no head that scores: a fresh one would score at random.
+    """
+    if not is_scorer(read_config(folder)):
+        raise UserError(
+            f"{key}: {folder} holds a language model, not a reward model",
+            fix="give the folder of a reward model, such as `rlhf reward` writes.",
+        )
+    return load_scorer(folder, compute, rngs=nnx.Rngs(0))

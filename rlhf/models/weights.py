@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf.errors import UserError
@@ -35,10 +35,10 @@ def read_weights(folder: Path, abstract: nnx.State, name_of: NameOf, ignored: tu
         The state with values.
 
     Raises:
-        UserError: tensors are missing, unknown, or of another shape; all of them are named.
+        UserError: a file cannot be read, or tensors are missing, unknown, or of another shape; all of them are named.
     """
     with ExitStack() as stack:
-        opened = [stack.enter_context(safe_open(path, framework="numpy")) for path in _weight_files(folder)]
+        opened = [stack.enter_context(_open_weights(path)) for path in _weight_files(folder)]
         files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
         parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(abstract)}
         expected = {
@@ -121,6 +121,15 @@ def _weight_files(folder: Path) -> list[Path]:
         f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; found: {found}",
         fix="save the model with transformers' save_pretrained, which writes safetensors.",
     )
+
+
+def _open_weights(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} cannot be read: {error}", fix="fetch the file again, or write the model anew: it is not complete."
+        ) from error
 
 
 def _stored_shapes(name: TensorName, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -21,7 +21,8 @@ from rlhf.data.tokenizers import load_tokenizer
 from rlhf.errors import UserError
 from rlhf.models.config import ComputeConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_scorer, resolve_model_folder
+from rlhf.models.hub import resolve_model_folder
+from rlhf.models.source import load_reward_model
 from rlhf.rewards.model import score_sequences
 
 Dialogue = str | Sequence[Message]
@@ -42,10 +43,20 @@ class RewardModel:
     batch_size: int = 64
 
     @classmethod
-    def load(cls, folder: str | Path, *, compute: ComputeConfig | None = None, batch_size: int = 64) -> "RewardModel":
-        """Loads what the reward stage wrote, or any one-label sequence classifier of a supported architecture."""
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        compute: ComputeConfig | None = None,
+        batch_size: int = 64,
+        key: str = "reward model",
+    ) -> "RewardModel":
+        """Loads what the reward stage wrote, or any one-label sequence classifier of a supported architecture.
+
+        `key` is what names the folder, for the message of an error.
+        """
         model_folder = resolve_model_folder(folder)
-        scorer = load_scorer(model_folder, compute or ComputeConfig(), rngs=nnx.Rngs(0))
+        scorer = load_reward_model(model_folder, compute or ComputeConfig(), key)
         return cls(scorer, load_tokenizer(model_folder), batch_size)
 
     def score(self, prompts: Sequence[Dialogue], responses: Sequence[str]) -> Float[np.ndarray, " responses"]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, require_positive
 from rlhf.rewards.combine import CombineConfig
 
 
@@ -69,6 +69,8 @@ class PPOConfig:
     logits_chunk: int | None = None
 
     def __post_init__(self):
+        sizes = ("rollout_batch_size", "minibatch_size", "micro_batches", "epochs", "response_length")
+        require_positive(self, *sizes, section="ppo.")
         if self.rollout_batch_size % self.minibatch_size:
             raise UserError(
                 f"ppo.minibatch_size ({self.minibatch_size}) does not divide ppo.rollout_batch_size ({self.rollout_batch_size})",

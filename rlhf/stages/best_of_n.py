@@ -4,7 +4,6 @@ N responses a prompt are sampled once; from these, every n ≤ N gets the unbias
 reward models and by gold. The distance from the policy is the upper bound log n − (n−1)/n (2401.01879), so n is paid for in nats too.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,24 +11,22 @@ import numpy as np
 from flax import nnx
 
 from rlhf.data.lengths import TooLong
-from rlhf.data.records import Prompt
 from rlhf.data.sources import DataConfig, load_prompts
-from rlhf.errors import UserError
+from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound
 from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval
 from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
-from rlhf.models.hub import load_scorer
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
-from rlhf.stages.folder import close_folder, open_folder, write_json
+from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json
 from rlhf.stages.setup import (
     batch_placer,
     check_context,
-    check_reward_model,
+    load_reward_models,
     model_tokenizer,
     place_model,
     prompt_batch,
@@ -79,6 +76,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
+        require_positive(self, "max_prompt_length", "response_length", "batch_size")
         if not self.n or min(self.n) < 1:
             raise UserError(f"n is {self.n}", fix="give one or more numbers of at least 1, for example [1, 4, 16, 64].")
 
@@ -86,14 +84,21 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Samples, scores and estimates; writes best_of_n.json and the samples; returns the summary."""
     folder = open_folder(config)
+    if config.helpfulness is None and config.safety is None:
+        raise UserError(
+            "neither helpfulness nor safety is set, so there is nothing to choose the best by",
+            fix="set at least one to a reward model's folder.",
+        )
     mesh = make_mesh(config.mesh)
     policy = place_model(load_policy(config.model, config.seed), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
-    reward_models = load_reward_models(config, mesh)
+    judges = {"helpfulness": config.helpfulness, "safety": config.safety}
+    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
     prompts, batch = prompt_batch(
         load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
     )
-    check_context(policy.config, batch.tokens.shape[1], config.response_length, "response_length")
+    contexts = {"policy": policy.config} | {f"{name} model": model.transformer.config for name, model in reward_models.items()}
+    check_context("response_length", config.response_length, batch, contexts)
     sampler = ScoredSampler(
         policy,
         tokenizer,
@@ -102,8 +107,9 @@ def run(config: Config) -> dict[str, Any]:
         reward_models=reward_models,
         combine=config.combine,
         batch_size=config.batch_size,
-        place=batch_placer(mesh),
+        place=batch_placer(mesh, config.batch_size, "batch_size"),
     )
+    begin_writing(folder)
     repeats = max(config.n)
     with ProgressBar("best-of-n", len(prompts) * repeats) as progress:
         responses = sampler(
@@ -125,22 +131,6 @@ def run(config: Config) -> dict[str, Any]:
             tracker.log(values["n"], measures)
         tracker.table("samples", 0, sample_rows(prompts, responses, proxy, columns, repeats))
     return close_folder(folder, {"prompts": len(prompts), "samples_per_prompt": repeats, "estimates": estimates})
-
-
-def load_reward_models(config: Config, mesh) -> dict[str, Any]:
-    """The reward models that the config names, at least one."""
-    folders = {"helpfulness": config.helpfulness, "safety": config.safety}
-    models = {}
-    for name, folder in folders.items():
-        if folder is not None:
-            check_reward_model(config.model.init_from, folder)
-            models[name] = place_model(load_scorer(folder, config.model.compute, rngs=nnx.Rngs(config.seed)), mesh)
-    if not models:
-        raise UserError(
-            "neither helpfulness nor safety is set, so there is nothing to choose the best by",
-            fix="set at least one to a reward model's folder.",
-        )
-    return models
 
 
 def estimate_columns(

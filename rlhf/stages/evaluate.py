@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 
 from rlhf.data.lengths import TooLong, encode_comparisons
-from rlhf.data.records import Prompt
+from rlhf.data.records import Comparison, Prompt
 from rlhf.data.sources import DataConfig, load_comparisons, load_prompts
-from rlhf.errors import UserError
+from rlhf.data.tokenizers import check_vocabulary, require_same_tokenizer
+from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval, pair_accuracy
 from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
@@ -18,12 +19,20 @@ from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.config import ComputeConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_scorer, load_transformer
+from rlhf.models.hub import load_transformer, read_model_config, resolve_model_folder
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
-from rlhf.stages.folder import close_folder, open_folder, write_json
-from rlhf.stages.setup import batch_placer, check_context, check_reward_model, place_model, prompt_batch, stage_tokenizer
+from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json
+from rlhf.stages.setup import (
+    batch_placer,
+    check_context,
+    load_reward_models,
+    place_model,
+    prompt_batch,
+    say_left_out,
+    stage_tokenizer,
+)
 from rlhf.tracking.progress import ProgressBar
 from rlhf.tracking.tracker import Tracker, TrackingConfig
 
@@ -43,7 +52,7 @@ class Config:
         comparisons: kind ("helpfulness", "safety") to held-out comparisons; each reward model is measured on each.
         template: chat template; "tokenizer" keeps the one that came with the reference, or else with the first policy.
         max_prompt_length: longest prompt in tokens.
-        max_length: longest comparison in tokens; longer ones are left out.
+        max_length: longest comparison in tokens; longer ones, and those that a reward model's context cannot hold, are left out.
         too_long: refuse a longer prompt, or leave it out and count it.
         sampling: distribution to sample from.
         samples_per_prompt: responses whose mean is one prompt's value.
@@ -76,6 +85,11 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
 
+    def __post_init__(self):
+        require_positive(
+            self, "max_prompt_length", "max_length", "samples_per_prompt", "response_length", "batch_size"
+        )
+
 
 def run(config: Config) -> dict[str, Any]:
     """Evaluates and writes evaluation.json and samples.jsonl; returns {"policies": …, "reward_models": …}."""
@@ -85,24 +99,31 @@ def run(config: Config) -> dict[str, Any]:
     mesh = make_mesh(config.mesh)
     first = next(iter(config.policies.values()))
     tokenizer = stage_tokenizer(config.reference or first, config.template, key="policies")
-    reward_models = {}
-    for kind, path in {"helpfulness": config.helpfulness, "safety": config.safety}.items():
-        if path is not None:
-            check_reward_model(first, path)
-            reward_models[kind] = place_model(load_scorer(path, config.compute, rngs=nnx.Rngs(config.seed)), mesh)
+    judges = {"helpfulness": config.helpfulness, "safety": config.safety}
+    reward_models = load_reward_models(judges, first, config.compute, mesh)
     prompts, batch = prompt_batch(
         load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
     )
+    compared = {f"policies.{name}": path for name, path in config.policies.items()}
+    if config.reference is not None:
+        compared["reference"] = config.reference
+    contexts = {f"{name} model": model.transformer.config for name, model in reward_models.items()}
+    for key, path in compared.items():
+        require_same_tokenizer(resolve_model_folder(first), resolve_model_folder(path), key)
+        contexts[key] = read_model_config(path)
+        check_vocabulary(tokenizer, contexts[key].vocab_size, f"{key} {path}")
+    check_context("response_length", config.response_length, batch, contexts)
     reference = None
     if config.reference is not None:
         reference = place_model(load_transformer(config.reference, config.compute), mesh)
+    place_batch = batch_placer(mesh, config.batch_size, "batch_size")
+    held_out = load_held_out(tokenizer, config, [model.transformer.config.context for model in reward_models.values()])
+    begin_writing(folder)
 
     policies, samples = {}, []
     total = len(prompts) * config.samples_per_prompt
     for name, path in config.policies.items():
-        check_reward_model(first, path)
         policy = place_model(load_transformer(path, config.compute), mesh)
-        check_context(policy.config, batch.tokens.shape[1], config.response_length, "response_length")
         sampler = ScoredSampler(
             policy,
             tokenizer,
@@ -112,7 +133,7 @@ def run(config: Config) -> dict[str, Any]:
             reward_models=reward_models,
             combine=config.combine,
             batch_size=config.batch_size,
-            place=batch_placer(mesh),
+            place=place_batch,
         )
         with ProgressBar(f"evaluate {name}", total) as progress:
             responses = sampler(
@@ -127,7 +148,7 @@ def run(config: Config) -> dict[str, Any]:
             columns["kl"] = responses.log_ratio
         policies[name] = policy_entry(prompts, columns, config)
         samples += sample_rows(name, prompts, responses, columns, config.samples_per_prompt)
-    result = {"policies": policies, "reward_models": evaluate_reward_models(reward_models, tokenizer, config)}
+    result = {"policies": policies, "reward_models": evaluate_reward_models(reward_models, tokenizer, held_out, config)}
     write_json(folder.path / "evaluation.json", result)
     with Tracker(config.tracking, folder.path, {}) as tracker:
         tracker.log(0, flat_values(policies))
@@ -173,15 +194,22 @@ def sample_rows(
     return rows
 
 
-def evaluate_reward_models(
-    reward_models: Mapping[str, SequenceScorer], tokenizer, config: Config
-) -> dict[str, dict[str, Any]]:
-    """Each reward model on the comparisons of its own kind in full, and its accuracy on every kind under "cross"."""
+def load_held_out(tokenizer, config: Config, contexts: Sequence[int]) -> dict[str, list[Comparison]]:
+    """The comparisons of each kind that are short enough for the configuration and for every reward model's context."""
+    max_length = min([config.max_length, *contexts])
     held_out = {}
     for kind, data in config.comparisons.items():
         records = load_comparisons(data)
-        encoded, _ = encode_comparisons(tokenizer, records, max_length=config.max_length, too_long="skip")
+        encoded, left_out = encode_comparisons(tokenizer, records, max_length=max_length, too_long="skip")
+        say_left_out(left_out, f"{kind} comparisons", f"{max_length} tokens (max_length, or a reward model's context)")
         held_out[kind] = [records[pair.index] for pair in encoded]
+    return held_out
+
+
+def evaluate_reward_models(
+    reward_models: Mapping[str, SequenceScorer], tokenizer, held_out: Mapping[str, list[Comparison]], config: Config
+) -> dict[str, dict[str, Any]]:
+    """Each reward model on the comparisons of its own kind in full, and its accuracy on every kind under "cross"."""
     result: dict[str, dict[str, Any]] = {}
     for model_kind, scorer in reward_models.items():
         scores = {

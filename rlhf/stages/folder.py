@@ -1,13 +1,25 @@
-"""The folder that a stage writes: its resolved config first, its summary last, and what lies between by name."""
+"""The folder that a stage writes: its resolved config first, its summary last, and what lies between by name.
+
+A stage opens its folder, then looks at everything it was given, and only then begins to write: a run that is refused for what
+it was given leaves the folder as it was.
+"""
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-from rlhf.config_files import save_config
+import yaml
+
+from rlhf.config_files import config_dict, save_config
+from rlhf.disk import explaining_full_disk
+from rlhf.errors import UserError
 from rlhf.tracking.console import say
+from rlhf.training.fingerprint import describe_differences, fingerprint_differences
+
+NOT_IN_FINGERPRINT = ("output", "tracking")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +28,12 @@ class StageFolder:
 
     Attributes:
         path: the folder itself.
+        config: of the stage.
         started: when the stage began, in seconds of a monotonic clock.
     """
 
     path: Path
+    config: Any
     started: float
 
     @property
@@ -34,12 +48,33 @@ class StageFolder:
 
 
 def open_folder(config: Any) -> StageFolder:
-    """Makes the folder named by `config.output` and saves the resolved config in it. A summary means finished, so an old one goes."""
+    """Makes the folder named by `config.output`, if it is not there, and changes nothing in it.
+
+    Raises:
+        UserError: the folder cannot be written to, or has checkpoints that another configuration made.
+    """
     path = Path(config.output)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "summary.json").unlink(missing_ok=True)
-    save_config(config, path / "config.yaml")
-    return StageFolder(path, time.monotonic())
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output: the folder {path} cannot be made: {error.strerror}", fix="set output to another folder."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(
+            f"output: nothing can be written in the folder {path}",
+            fix="set output to another folder, or have its permissions changed.",
+        )
+    folder = StageFolder(path, config, time.monotonic())
+    _refuse_other_config(folder)
+    return folder
+
+
+def begin_writing(folder: StageFolder) -> None:
+    """Saves the resolved config in the folder. A summary means finished, so an old one goes."""
+    (folder.path / "summary.json").unlink(missing_ok=True)
+    with explaining_full_disk(folder.path / "config.yaml"):
+        save_config(folder.config, folder.path / "config.yaml")
 
 
 def close_folder(folder: StageFolder, summary: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +88,28 @@ def close_folder(folder: StageFolder, summary: dict[str, Any]) -> dict[str, Any]
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with explaining_full_disk(path):
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
     """What must be equal for a checkpoint to be continued: all of the config but where it writes and who watches."""
-    content = dataclasses.asdict(config)
-    return {key: value for key, value in content.items() if key not in ("output", "tracking")}
+    return _without_bookkeeping(dataclasses.asdict(config))
+
+
+def _without_bookkeeping(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in NOT_IN_FINGERPRINT}
+
+
+def _refuse_other_config(folder: StageFolder) -> None:
+    saved = folder.path / "config.yaml"
+    if not (saved.is_file() and folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())):
+        return
+    before = _without_bookkeeping(yaml.safe_load(saved.read_text(encoding="utf-8")))
+    differences = fingerprint_differences(before, _without_bookkeeping(config_dict(folder.config)))
+    if differences:
+        raise UserError(
+            f"the checkpoints in {folder.path} were made with another configuration ({saved}):{describe_differences(differences)}",
+            fix=f"choose another output folder, set these keys back, or delete {folder.path} to train from the beginning.",
+        )

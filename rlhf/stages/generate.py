@@ -9,6 +9,7 @@ from flax import nnx
 
 from rlhf.data.records import Message, Prompt
 from rlhf.data.sources import DataConfig, load_prompts
+from rlhf.errors import require_positive
 from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.source import ModelSource, load_policy
@@ -46,21 +47,23 @@ class Config:
     response_length: int = 128
     seed: int = 0
 
+    def __post_init__(self):
+        require_positive(self, "samples", "response_length")
+
 
 def run(config: Config) -> dict[str, Any]:
     """Prints responses to standard output; returns {"responses": [{prompt, response, …}]}."""
     policy = load_policy(config.model, config.seed)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {
-        name: RewardModel.load(folder)
+        name: RewardModel.load(folder, key=name)
         for name, folder in {"helpfulness": config.helpfulness, "safety": config.safety}.items()
         if folder is not None
     }
-    longest_prompt = policy.config.context - config.response_length
-    check_context(policy.config, 1, config.response_length, "response_length")
-
+    contexts = {"policy": policy.config} | {f"{name} model": judge.scorer.transformer.config for name, judge in judges.items()}
     def answer(prompts: list[Prompt], turn: int) -> list[dict[str, Any]]:
-        kept, batch = prompt_batch(prompts, tokenizer, max_length=longest_prompt, too_long="error")
+        kept, batch = prompt_batch(prompts, tokenizer, max_length=None, too_long="error")
+        check_context("response_length", config.response_length, batch, contexts)
         sampler = ScoredSampler(
             policy,
             tokenizer,

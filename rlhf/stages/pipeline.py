@@ -98,7 +98,11 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def plan(config: Config) -> list[Step]:
-    """The stages to run, with folders, seeds, models and data filled in where the configuration leaves them open."""
+    """The stages to run, with folders, seeds, models and data filled in where the configuration leaves them open.
+
+    Raises:
+        UserError: a stage is left without a model or data.
+    """
     folder: Callable[[str], str] = lambda name: str(Path(config.output) / name)
     steps: list[Step] = []
 
@@ -156,7 +160,23 @@ def plan(config: Config) -> list[Step]:
         reference=folder("sft"),
         **judges,
     )
+    require_inputs(config, steps)
     return steps
+
+
+def require_inputs(config: Config, steps: list[Step]) -> None:
+    """Refuses a pipeline in which a stage has nothing to start from, before any stage runs."""
+    if config.pretrain is None and config.sft.model.init_from is None:
+        raise UserError(
+            "there is no model to start from: neither pretrain nor sft.model.init_from is set",
+            fix="set sft.model.init_from to the folder of a language model, or pretrain.model to one to train first.",
+        )
+    without_data = [f"{step.name}.data.path" for step in steps if hasattr(step.config, "data") and not step.config.data.path]
+    if without_data:
+        raise UserError(
+            f"there is no world to take data from, and these are not set: {', '.join(without_data)}",
+            fix="set them, or set world={} to use the embedded world.",
+        )
 
 
 def is_open(stage_config: Any, key: str) -> bool:

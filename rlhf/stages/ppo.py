@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.data.batches import PromptBatch
 from rlhf.data.loader import batches
 from rlhf.data.sources import DataConfig, load_prompts
-from rlhf.errors import UserError
+from rlhf.data.tokenizers import require_same_tokenizer
+from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.heads import SequenceScorer
@@ -32,12 +33,12 @@ from rlhf.rl.config import PPOConfig
 from rlhf.rl.iteration import Iteration, PPOState
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import Learners
-from rlhf.stages.folder import close_folder, fingerprint, open_folder
+from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_folder
 from rlhf.stages.held_out_check import HeldOutCheck
 from rlhf.stages.setup import (
     batch_placer,
     check_context,
-    check_reward_model,
+    load_reward_models,
     model_tokenizer,
     place_model,
     prompt_batch,
@@ -107,11 +108,19 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
 
+    def __post_init__(self):
+        require_positive(
+            self, "max_prompt_length", "iterations", "evaluation_prompts", "checkpoint_every", "max_skipped_steps"
+        )
+        if self.evaluate_every < 0:
+            raise UserError(f"evaluate_every is {self.evaluate_every}", fix="set it to 0 for no checks, or to more.")
+
 
 def run(config: Config) -> dict[str, Any]:
     """Trains the policy and writes its folder; returns the summary."""
     folder = open_folder(config)
     job = prepare(config)
+    begin_writing(folder)
     with (
         CompilationCounter() as compilations,
         SignalWatch() as signals,
@@ -186,10 +195,12 @@ def prepare(config: Config) -> Job:
         )
     policy = place_model(load_policy(config.model, config.seed), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
+    judges = {"helpfulness": config.helpfulness, "safety": config.safety}
+    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
     frozen = FrozenModels(
         reference=place_model(load_policy(config.model, config.seed), mesh),
-        helpfulness=load_reward_model(config, "helpfulness", mesh),
-        safety=load_reward_model(config, "safety", mesh),
+        helpfulness=reward_models.get("helpfulness"),
+        safety=reward_models.get("safety"),
     )
     value = place_model(load_value_model(config), mesh)
     optimizers = make_optimizers(config)
@@ -199,13 +210,15 @@ def prepare(config: Config) -> Job:
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
     limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
     train, prompts = prompt_batch(train, tokenizer, **limits)
-    check_context(policy.config, prompts.tokens.shape[1], config.ppo.response_length, "ppo.response_length")
+    contexts = {"policy": policy.config, "value model": value.transformer.config}
+    contexts |= {f"{name} model": model.transformer.config for name, model in reward_models.items()}
+    check_context("ppo.response_length", config.ppo.response_length, prompts, contexts)
     if len(train) < config.ppo.rollout_batch_size:
         raise UserError(
             f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size}, but there are only {len(train)} prompts",
             fix="lower ppo.rollout_batch_size or use more prompts.",
         )
-    place = batch_placer(mesh)
+    place = batch_placer(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
     programs = Programs(
         policy,
         value,
@@ -218,6 +231,7 @@ def prepare(config: Config) -> Job:
     held_out_check = None
     if held_out and config.evaluate_every:
         held_out, held_out_batch = prompt_batch(held_out[: config.evaluation_prompts], tokenizer, **limits)
+        check_context("ppo.response_length", config.ppo.response_length, held_out_batch, contexts)
         sampler = ScoredSampler(
             policy,
             tokenizer,
@@ -243,18 +257,11 @@ def prepare(config: Config) -> Job:
     )
 
 
-def load_reward_model(config: Config, kind: Literal["helpfulness", "safety"], mesh) -> SequenceScorer | None:
-    """Loads a reward model where one is named, refusing one that reads other tokens than the policy writes."""
-    folder = getattr(config, kind)
-    if folder is None:
-        return None
-    check_reward_model(config.model.init_from, folder)
-    return place_model(load_scorer(folder, config.model.compute, rngs=nnx.Rngs(config.seed)), mesh)
-
-
 def load_value_model(config: Config) -> SequenceScorer:
     """The value model: a reward model's weights where there is one (2203.02155, appendix C.4), else the policy with a zero head."""
     folder = config.value_from or config.helpfulness or config.safety
+    if config.value_from is not None:
+        require_same_tokenizer(config.model.init_from, config.value_from, "value_from")
     if folder is not None:
         return load_scorer(folder, config.model.compute, rngs=nnx.Rngs(config.seed))
     return SequenceScorer(load_policy(config.model, config.seed), rngs=nnx.Rngs(config.seed), head_init="zeros")

@@ -14,7 +14,7 @@ from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.stages.folder import open_folder
 from rlhf.stages.language_model import train_language_model
-from rlhf.stages.setup import stage_tokenizer, training_and_held_out
+from rlhf.stages.setup import check_row_length, stage_tokenizer, training_and_held_out
 from rlhf.tracking.tracker import TrackingConfig
 from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
@@ -61,7 +61,9 @@ def run(config: Config) -> dict[str, Any]:
     tokenizer = stage_tokenizer(config.tokenizer or config.model.init_from, config.template, key="tokenizer")
     train, held_out = training_and_held_out(load_documents, config.data, config.evaluation_data, config.seed)
     model = load_policy(config.model, config.seed)
-    check_vocabulary(tokenizer, model.config.vocab_size, "model.architecture.vocab_size")
+    source = f"model.init_from {config.model.init_from}" if config.model.init_from else "model.architecture.vocab_size"
+    check_vocabulary(tokenizer, model.config.vocab_size, source)
+    check_row_length("row_length", config.row_length, model.config)
 
     def rows(documents: Sequence[Document]) -> SequenceBatch:
         return pack_sequences(split_long(encode_documents(tokenizer, documents), config.row_length), config.row_length)

@@ -28,13 +28,12 @@ from rlhf.parallel.mesh import MeshConfig
 from rlhf.rewards.model import score_sequences
 from rlhf.rewards.text import score_token_sequences
 from rlhf.stages.folder import close_folder, open_folder, write_json
-from rlhf.stages.setup import model_tokenizer, say_left_out, training_and_held_out
+from rlhf.stages.setup import check_row_length, model_tokenizer, say_left_out, training_and_held_out
 from rlhf.stages.training import train
 from rlhf.tracking.console import say
 from rlhf.tracking.tracker import TrackingConfig
 from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
-
 
 ROW_LENGTH_MULTIPLE = 32
 
@@ -113,6 +112,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
     scorer = load_scorer(config.model.init_from, config.model.compute, rngs=nnx.Rngs(config.seed))
     tokenizer = model_tokenizer(config.model.init_from, config.template, scorer.transformer.config)
+    check_row_length("max_length", config.max_length, scorer.transformer.config)
 
     def pairs(records: Sequence[Comparison]) -> tuple[list[Comparison], PairBatch]:
         if not config.use_margins:
@@ -120,7 +120,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         encoded, left_out = encode_comparisons(
             tokenizer, records, max_length=config.max_length, too_long=config.too_long
         )
-        say_left_out(left_out, "comparisons", config.max_length)
+        say_left_out(left_out, "comparisons", f"max_length, {config.max_length} tokens")
         longest = max(len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in encoded)
         columns = min(round_up(longest, ROW_LENGTH_MULTIPLE), config.max_length)
         return [records[pair.index] for pair in encoded], pad_pairs(encoded, columns)

@@ -1,6 +1,6 @@
 """What stages begin with: the tokenizer with its chat template, the mesh with models and batches on it, and the checks between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,10 @@ from rlhf.data.sources import DataConfig
 from rlhf.data.templates import apply_template
 from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, require_same_tokenizer
 from rlhf.errors import UserError
-from rlhf.models.config import ModelConfig
+from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import resolve_model_folder
+from rlhf.models.source import load_reward_model
 from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.tracking.console import say
 
@@ -48,9 +50,26 @@ def model_tokenizer(init_from: str | None, template: str, config: ModelConfig) -
     return tokenizer
 
 
-def check_reward_model(policy_folder: str, reward_folder: str) -> None:
-    """Refuses a reward model that reads other tokens than the policy writes."""
-    require_same_tokenizer(resolve_model_folder(policy_folder), resolve_model_folder(reward_folder))
+def load_reward_models(
+    folders: Mapping[str, str | None], policy_folder: str, compute: ComputeConfig, mesh: jax.sharding.Mesh
+) -> dict[str, SequenceScorer]:
+    """Loads the reward models that are named, and lays them out over the mesh.
+
+    Args:
+        folders: config key to folder, or to None for a model that is not there.
+        policy_folder: the policy whose responses they read.
+        compute: dtypes to run them with.
+        mesh: where to.
+
+    Raises:
+        UserError: a folder holds no reward model, or one that reads other tokens than the policy writes.
+    """
+    models = {}
+    for key, folder in folders.items():
+        if folder is not None:
+            require_same_tokenizer(resolve_model_folder(policy_folder), resolve_model_folder(folder), key)
+            models[key] = place_model(load_reward_model(folder, compute, key), mesh)
+    return models
 
 
 def training_and_held_out(
@@ -67,7 +86,7 @@ def prompt_batch(
     prompts: Sequence[Prompt],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    max_length: int,
+    max_length: int | None,
     too_long: TooLong,
 ) -> tuple[list[Prompt], PromptBatch]:
     """Encodes prompts and pads them on the left to one length.
@@ -75,33 +94,51 @@ def prompt_batch(
     Args:
         prompts: the records.
         tokenizer: with its chat template.
-        max_length: longest prompt in tokens.
+        max_length: longest prompt in tokens; None for no limit.
         too_long: what to do with a longer one.
 
     Returns:
         The prompts that were kept, and their batch, whose `index` counts these.
     """
     encoded, left_out = encode_prompts(tokenizer, prompts, max_length=max_length, too_long=too_long)
-    say_left_out(left_out, "prompts", max_length)
+    say_left_out(left_out, "prompts", f"max_prompt_length, {max_length} tokens")
     longest = max(len(prompt.tokens) for prompt in encoded)
     batch = pad_prompts(encoded, round_up(longest, PROMPT_LENGTH_MULTIPLE), pad_token=tokenizer.pad_token_id)
     return [prompts[prompt.index] for prompt in encoded], replace(batch, index=np.arange(len(encoded), dtype=np.int32))
 
 
-def say_left_out(count: int, what: str, max_length: int) -> None:
+def say_left_out(count: int, what: str, limit: str) -> None:
     """Says how many records were left out for their length, if any."""
     if count:
-        say(f"Left out {count:,} {what} longer than max_length, {max_length} tokens", style="yellow")
+        say(f"Left out {count:,} {what} longer than {limit}", style="yellow")
 
 
-def check_context(config: ModelConfig, prompt_length: int, response_length: int, key: str) -> None:
-    """Refuses prompts and responses that together do not fit the model's context."""
-    if prompt_length + response_length > config.context:
+def check_row_length(key: str, length: int, config: ModelConfig) -> None:
+    """Refuses training on rows that are longer than the model's context."""
+    if length > config.context:
         raise UserError(
-            f"{key}: prompts of {prompt_length} tokens and responses of {response_length} make"
-            f" {prompt_length + response_length}; the model's context is {config.context}",
-            fix="lower max_prompt_length or the response length, or set too_long to skip.",
+            f"{key} is {length}, but the model's context is {config.context} tokens",
+            fix=f"lower {key} to {config.context} or less, or start from a model with a longer context.",
         )
+
+
+def check_context(key: str, response_length: int, prompts: PromptBatch, models: Mapping[str, ModelConfig]) -> None:
+    """Refuses prompts and responses that together do not fit the context of each of the models.
+
+    Args:
+        key: config key of the response length.
+        response_length: longest response in tokens.
+        prompts: all of them.
+        models: what to call a model in the message, and the model's description.
+    """
+    longest = int(prompts.mask.sum(axis=1).max())
+    for name, config in models.items():
+        if longest + response_length > config.context:
+            raise UserError(
+                f"{key} is {response_length} and the longest prompt has {longest} tokens, {longest + response_length} together;"
+                f" the context of the {name} is {config.context} tokens",
+                fix=f"lower {key}, or do without the longest prompts.",
+            )
 
 
 def place_model(model: nnx.Module, mesh: jax.sharding.Mesh) -> nnx.Module:
@@ -110,7 +147,13 @@ def place_model(model: nnx.Module, mesh: jax.sharding.Mesh) -> nnx.Module:
     return nnx.merge(definition, shard_state(state, mesh))
 
 
-def batch_placer(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-    """Puts batches on the mesh, rows spread over its data axes."""
+def batch_placer(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> Callable[[Any], Any]:
+    """Puts batches on the mesh, rows spread over its data axes; refuses a batch size, set by `key`, that does not divide."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise UserError(
+            f"{key} is {batch_size}, which is no multiple of the {parts} devices that share a batch (mesh.data x mesh.fsdp)",
+            fix=f"choose a multiple of {parts}, or set mesh.data to a divisor of {batch_size}.",
+        )
     sharding = batch_sharding(mesh)
     return lambda batch: jax.device_put(batch, sharding)

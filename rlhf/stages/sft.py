@@ -13,7 +13,7 @@ from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.stages.folder import open_folder
 from rlhf.stages.language_model import train_language_model
-from rlhf.stages.setup import model_tokenizer, say_left_out, training_and_held_out
+from rlhf.stages.setup import check_row_length, model_tokenizer, say_left_out, training_and_held_out
 from rlhf.tracking.tracker import TrackingConfig
 from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
@@ -62,12 +62,13 @@ def run(config: Config) -> dict[str, Any]:
     train, held_out = training_and_held_out(load_demonstrations, config.data, config.evaluation_data, config.seed)
     model = load_policy(config.model, config.seed)
     tokenizer = model_tokenizer(config.model.init_from, config.template, model.config)
+    check_row_length("max_length", config.max_length, model.config)
 
     def rows(demonstrations: Sequence[Demonstration]) -> SequenceBatch:
         encoded, left_out = encode_demonstrations(
             tokenizer, demonstrations, max_length=config.max_length, too_long=config.too_long
         )
-        say_left_out(left_out, "demonstrations", config.max_length)
+        say_left_out(left_out, "demonstrations", f"max_length, {config.max_length} tokens")
         return (pack_sequences if config.packing else pad_sequences)(encoded, config.max_length)
 
     return train_language_model(config, folder, model, tokenizer, rows(train), rows(held_out) if held_out else None)

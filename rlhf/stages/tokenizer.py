@@ -5,8 +5,9 @@ from typing import Any
 
 from rlhf.data.sources import DataConfig, load_documents
 from rlhf.data.tokenizers import train_tokenizer
+from rlhf.disk import explaining_full_disk
 from rlhf.errors import UserError
-from rlhf.stages.folder import close_folder, open_folder
+from rlhf.stages.folder import begin_writing, close_folder, open_folder
 from rlhf.tracking.console import say
 
 
@@ -35,7 +36,9 @@ def run(config: Config) -> dict[str, Any]:
             f"vocab_size is {config.vocab_size}, but bytes and special tokens alone make {len(tokenizer)}",
             fix=f"set vocab_size to at least {len(tokenizer)}.",
         )
-    tokenizer.save_pretrained(folder.path)
+    begin_writing(folder)
+    with explaining_full_disk(folder.path):
+        tokenizer.save_pretrained(folder.path)
     characters = sum(map(len, texts))
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     say(f"{len(tokenizer)} tokens; {characters / tokens:.2f} characters a token on the training text")

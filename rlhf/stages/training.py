@@ -4,10 +4,11 @@ from typing import Any
 
 from flax import nnx
 
+from rlhf.data.loader import row_count
 from rlhf.parallel.mesh import make_mesh
-from rlhf.stages.folder import StageFolder, fingerprint
+from rlhf.stages.folder import StageFolder, begin_writing, fingerprint
 from rlhf.stages.setup import batch_placer, place_model
-from rlhf.training.loop import FitResult
+from rlhf.training.loop import FitResult, resolve_steps
 from rlhf.training.rows import Rows, fit_rows
 from rlhf.training.step import LossFunction
 
@@ -26,8 +27,12 @@ def train(
         held_out_rows: rows to evaluate on, or None.
     """
     mesh = make_mesh(config.mesh)
+    place_batch = batch_placer(mesh, config.loop.batch_size, "loop.batch_size")
+    model = place_model(model, mesh)
+    resolve_steps(config.loop, row_count(rows))
+    begin_writing(folder)
     return fit_rows(
-        place_model(model, mesh),
+        model,
         loss,
         rows,
         evaluation_rows=held_out_rows,
@@ -38,5 +43,5 @@ def train(
         fingerprint=fingerprint(config),
         tracking_config=config.tracking,
         description=folder.path.name,
-        place_batch=batch_placer(mesh),
+        place_batch=place_batch,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.stages.folder import close_folder, open_folder
+from rlhf.stages.folder import begin_writing, close_folder, open_folder
 from rlhf.world.build import WorldConfig, build_world, write_world
 
 
@@ -23,5 +23,7 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Builds the world and writes one JSONL file a data set."""
     folder = open_folder(config)
-    paths = write_world(build_world(config.world), folder.path)
+    world = build_world(config.world)
+    begin_writing(folder)
+    paths = write_world(world, folder.path)
     return close_folder(folder, {"files": {name: str(path) for name, path in paths.items()}})

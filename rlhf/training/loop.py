@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, require_positive
 from rlhf.tracking.console import say
 from rlhf.tracking.progress import ProgressBar
 from rlhf.tracking.tracker import FILES_ONLY, Tracker, TrackingConfig
@@ -61,21 +61,15 @@ class LoopConfig:
     select: Literal["best", "last"] = "best"
 
     def __post_init__(self):
-        for name in ("batch_size", "micro_batches", "log_every", "max_skipped_steps", "keep_checkpoints"):
-            _require_positive(name, getattr(self, name))
-        for name in ("steps", "epochs", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                _require_positive(name, getattr(self, name))
+        require_positive(
+            self, "batch_size", "micro_batches", "log_every", "max_skipped_steps", "keep_checkpoints", section="loop."
+        )
+        require_positive(self, "steps", "epochs", "evaluate_every", "checkpoint_every", section="loop.")
         if self.batch_size % self.micro_batches:
             raise UserError(
                 f"loop.batch_size ({self.batch_size}) is not a multiple of loop.micro_batches ({self.micro_batches})",
                 fix="choose a batch size that is.",
             )
-
-
-def _require_positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise UserError(f"loop.{name} is {value}; expected more than 0", fix=f"set loop.{name} to a positive number.")
 
 
 def resolve_steps(config: LoopConfig, examples: int) -> int:
@@ -85,7 +79,11 @@ def resolve_steps(config: LoopConfig, examples: int) -> int:
         UserError: both or none of steps and epochs are given, or there are too few rows for one batch.
     """
     if (config.steps is None) == (config.epochs is None):
-        raise UserError("loop: give either steps or epochs, and not both", fix="set one of them to null.")
+        found = "neither" if config.steps is None else f"steps = {config.steps} and epochs = {config.epochs}"
+        raise UserError(
+            f"loop: give either steps or epochs, and not both; found {found}",
+            fix="set loop.steps or loop.epochs to a number, and the other to null.",
+        )
     if examples < config.batch_size:
         raise UserError(
             f"loop.batch_size is {config.batch_size}, but there are only {examples} training rows",

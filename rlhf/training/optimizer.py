@@ -44,8 +44,9 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
-        if self.warmup_steps < 0:
-            raise UserError(f"optimizer.warmup_steps is {self.warmup_steps}", fix="choose 0 or more.")
+        for name in ("learning_rate", "warmup_steps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}", fix="choose 0 or more.")
         for name in ("final_fraction", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}", fix="choose a fraction from 0 to 1.")

@@ -105,9 +105,9 @@ class StepLog:
 def _not_finite(step: int, metrics: Mapping[str, np.ndarray]) -> UserError:
     what = "gradient" if np.isfinite(metrics["loss"]) else "loss"
     return UserError(
-        f"training stopped at step {step}: the {what} was not finite (loss {metrics['loss']}, gradient norm "
-        f"{metrics['grad_norm']}) and {int(metrics['skipped'])} updates in a row were skipped; "
-        "the parameters are those before the first of them",
+        f"training stopped at step {step}: the {what} was not finite (loss {metrics['loss']:.4g}, gradient norm "
+        f"{metrics['grad_norm']:.4g}) and {int(metrics['skipped'])} updates in a row were skipped; "
+        "no parameter has changed since, and the checkpoints so far are kept",
         fix="lower optimizer.learning_rate or lengthen optimizer.warmup_steps, set optimizer.clip_norm, "
         "or look for broken records in the data of these steps.",
     )

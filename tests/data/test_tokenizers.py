@@ -47,7 +47,7 @@ def test_save_and_load(tmp_path):
         assert (loaded.pad_token_id, loaded.bos_token_id, loaded.eos_token_id) == (0, 1, 2)
         assert loaded("<|im_start|>玉山").input_ids == tokenizer("<|im_start|>玉山").input_ids
     assert len(loaded("<|im_start|>").input_ids) == 2
-    require_same_tokenizer(tmp_path, tmp_path / "model")
+    require_same_tokenizer(tmp_path, tmp_path / "model", "helpfulness")
 
 
 def test_different_tokenizers_are_refused(tmp_path):
@@ -59,8 +59,8 @@ def test_different_tokenizers_are_refused(tmp_path):
     assert not same_tokenizer(first, second)
     first.save_pretrained(tmp_path / "a")
     second.save_pretrained(tmp_path / "b")
-    with pytest.raises(UserError, match="different tokenizers"):
-        require_same_tokenizer(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(UserError, match=r"helpfulness: .* different tokenizers"):
+        require_same_tokenizer(tmp_path / "a", tmp_path / "b", "helpfulness")
 
 
 def test_vocabulary_against_the_model(byte_level):
@@ -73,7 +73,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_tokenizer(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="none can be loaded"):
+    with pytest.raises(UserError, match="holds none; expected tokenizer.json"):
         load_tokenizer(tmp_path / "empty")
     with pytest.raises(UserError, match="256 bytes"):
         train_tokenizer(TEXTS, 258)
