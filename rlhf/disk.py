@@ -10,7 +10,10 @@ from rlhf.errors import UserError
 # No space left, no quota left, and a file larger than this process may write.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries that are not written in Python report the system's error as text only.
-DISK_FULL_TEXTS = ("No space left on device", *(f"os_error_code='{number}'" for number in DISK_FULL))
+DISK_FULL_TEXTS = (
+    "No space left on device",
+    *(text for number in DISK_FULL for text in (f"os_error_code='{number}'", f"(os error {number})")),
+)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -73,8 +73,10 @@ def open_folder(config: Any) -> StageFolder:
 def begin_writing(folder: StageFolder) -> None:
     """Saves the resolved config in the folder. A summary means finished, so an old one goes."""
     (folder.path / "summary.json").unlink(missing_ok=True)
-    with explaining_full_disk(folder.path / "config.yaml"):
-        save_config(folder.config, folder.path / "config.yaml")
+    path = folder.path / "config.yaml"
+    with explaining_full_disk(path):
+        save_config(folder.config, path.with_suffix(".yaml.partial"))
+        path.with_suffix(".yaml.partial").replace(path)
 
 
 def close_folder(folder: StageFolder, summary: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf.disk import explaining_full_disk
 from rlhf.stages.folder import begin_writing, close_folder, open_folder
 from rlhf.world.build import WorldConfig, build_world, write_world
 
@@ -25,5 +26,6 @@ def run(config: Config) -> dict[str, Any]:
     folder = open_folder(config)
     world = build_world(config.world)
     begin_writing(folder)
-    paths = write_world(world, folder.path)
+    with explaining_full_disk(folder.path):
+        paths = write_world(world, folder.path)
     return close_folder(folder, {"files": {name: str(path) for name, path in paths.items()}})
