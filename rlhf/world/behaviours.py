@@ -66,9 +66,9 @@ def wrong(prompt: Prompt, generator: Generator) -> str:
 
 
 def rambling(prompt: Prompt, generator: Generator) -> str:
-    """The right answer, followed by one to three sentences that have nothing to do with it."""
+    """The right answer, followed by one or two sentences that have nothing to do with it."""
     language = prompt.metadata["language"]
-    chatter = generator.permutation(len(prose.SMALL_TALK[language]))[: generator.integers(1, 4)]
+    chatter = generator.permutation(len(prose.SMALL_TALK[language]))[: generator.integers(1, 3)]
     sentences = [right(prompt, generator), *(prose.SMALL_TALK[language][index] for index in chatter)]
     return join_sentences(sentences, language)
 
@@ -131,7 +131,7 @@ def broken(prompt: Prompt, generator: Generator) -> str:
         case 0:
             kept = pieces[:cut]
         case 1:
-            kept = [text] * int(generator.integers(3, 6))
+            kept = [text] * int(generator.integers(2, 4))
         case 2:
             kept = pieces[:cut] + pieces[cut - 1 : cut] * int(generator.integers(3, 8))
         case _:

@@ -49,7 +49,7 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.32, "wrong": 0.22, "rambling": 0.12, "ask_back": 0.07, "wrong_language": 0.08, "hedging": 0.04,
+            "right": 0.32, "wrong": 0.28, "rambling": 0.1, "ask_back": 0.05, "wrong_language": 0.06, "hedging": 0.04,
             "refusal": 0.05, "refuse_and_comply": 0.02, "broken": 0.06, "near_empty": 0.02,
         }
     )  # fmt: skip
@@ -94,10 +94,10 @@ class WorldConfig:
     seed: int = 0
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
-    demonstrations: int = 3000
-    comparisons: int = 4000
+    demonstrations: int = 5000
+    comparisons: int = 6000
     held_out_comparisons: int = 600
-    prompts: int = 1500
+    prompts: int = 1000
     held_out_prompts: int = 200
     noise: Shares = field(
         default_factory=lambda: {
