@@ -1,0 +1,211 @@
+"""The update, held against a computation of losses and gradients by torch in float64, and against itself in other cuts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+from rlhf.rl.batches import Experience
+from rlhf.rl.score import response_log_probs, response_values
+from rlhf.rl.update import Learners, update
+from rlhf.training.state import create_train_state
+
+LEARNING_RATE = 0.003
+TEMPERATURE = 0.7
+# Plain gradient descent: the step is the gradient, so parameters show it.
+DESCENT = optax.inject_hyperparams(optax.sgd)(learning_rate=LEARNING_RATE)
+
+
+@pytest.fixture(scope="module")
+def config(plain_config):
+    return dataclasses.replace(plain_config, temperature=TEMPERATURE)
+
+
+@pytest.fixture(scope="module")
+def learners(rl) -> Learners:
+    return Learners(
+        create_train_state(rl.make_policy(0), DESCENT)[1], create_train_state(rl.make_scorer(2), DESCENT)[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def definitions(rl):
+    return nnx.graphdef(rl.make_policy(0)), nnx.graphdef(rl.make_scorer(2))
+
+
+@pytest.fixture(scope="module")
+def run(definitions):
+    """`update`, compiled once for each configuration and shape; it leaves its learners usable."""
+
+    @functools.cache
+    def program(config):
+        return jax.jit(
+            lambda learners, experience, key: update(
+                definitions, (DESCENT, DESCENT), learners, experience, key, config
+            )
+        )
+
+    def run(learners, experience, config, seed=0):
+        return program(config)(learners, experience, jax.random.key(seed))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sampled(rl, definitions, learners, config):
+    """Makes experience whose old log-probabilities and values are those of the learners, moved by `noise`."""
+    policy = nnx.merge(definitions[0], learners.policy.trainable, learners.policy.frozen)
+    value = nnx.merge(definitions[1], learners.value.trainable, learners.value.frozen)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def now(tokens, mask, columns):
+        log_probs, _ = response_log_probs(
+            policy, tokens, mask, columns, temperature=config.temperature, logits_chunk=None
+        )
+        return log_probs, response_values(value, tokens, mask, columns)
+
+    def sampled(*, noise: float = 0.0, **padding) -> Experience:
+        rollout = rl.make_rollout(**padding)
+        rows, columns = rollout.response_mask.shape
+        log_probs, values = now(rollout.tokens, rollout.mask, columns)
+        random = np.random.default_rng(1)
+
+        def draw():
+            drawn = np.zeros((rows, columns), np.float32)
+            drawn[:, :6] = random.normal(size=(rows, 6))
+            return jnp.asarray(drawn)
+
+        return Experience(
+            tokens=rollout.tokens,
+            mask=rollout.mask,
+            response_mask=rollout.response_mask,
+            log_probs=log_probs + noise * draw(),
+            values=values + noise * draw(),
+            advantages=jnp.where(rollout.response_mask, draw(), 0.0),
+            returns=jnp.where(rollout.response_mask, values + draw(), 0.0),
+        )
+
+    return sampled
+
+
+def parameters(learners: Learners):
+    return {"policy": learners.policy.trainable, "value": learners.value.trainable}
+
+
+def assert_close(actual, expected, tolerance: float):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected
+    )
+
+
+def test_ratio_is_one_in_the_first_minibatch_and_not_after(run, learners, sampled, config):
+    config = dataclasses.replace(config, minibatch_size=4, epochs=2)
+    _, metrics = run(learners, sampled(), config)
+    assert metrics["val/ratio"].shape == (2, 2)
+    assert abs(metrics["val/ratio"][0, 0] - 1) < 1e-5
+    assert metrics["val/ratio_var"][0, 0] < 1e-5
+    assert metrics["policy/approxkl_avg"][0, 0] < 1e-9
+    assert metrics["policy/clipfrac_avg"][0, 0] == 0
+    assert np.all(metrics["policy/approxkl_avg"].ravel()[1:] > 1e-5)
+    assert np.all(metrics["val/ratio_var"].ravel()[1:] > 1e-5)
+
+
+def test_one_minibatch_is_the_step_that_torch_takes(run, learners, sampled, config, definitions):
+    """Losses and their gradients by torch from logits and values in float64, brought to the parameters by JAX's own chain rule."""
+    experience = sampled(noise=0.3)
+    updated, metrics = run(learners, experience, config)
+    segments = experience.mask.astype(jnp.int32)
+
+    def logits_of(trainable):
+        policy = nnx.merge(definitions[0], trainable, learners.policy.frozen)
+        return policy.logits(policy(experience.tokens, segments)[:, -7:-1])
+
+    def values_of(trainable):
+        return nnx.merge(definitions[1], trainable, learners.value.frozen)(experience.tokens, segments)[:, -7:-1]
+
+    to_torch = lambda array: torch.tensor(np.asarray(array, np.float64))  # noqa: E731
+    mask = torch.tensor(np.asarray(experience.response_mask))
+    old_values, returns = to_torch(experience.values), to_torch(experience.returns)
+
+    def policy_loss(logits):
+        targets = torch.tensor(np.asarray(experience.tokens[:, -6:], np.int64))
+        log_probs = torch.log_softmax(logits / TEMPERATURE, dim=-1).gather(2, targets[..., None])[..., 0]
+        ratio = torch.exp(log_probs - to_torch(experience.log_probs))
+        advantages = to_torch(experience.advantages)
+        losses = torch.maximum(-ratio * advantages, -ratio.clamp(0.8, 1.2) * advantages)
+        outside = ((ratio - 1).abs() > 0.2)[mask].double().mean()
+        assert 0.2 < outside < 0.8
+        assert metrics["policy/clipfrac_avg"][0, 0] == pytest.approx(float(outside), abs=1e-6)
+        assert metrics["val/ratio"][0, 0] == pytest.approx(ratio[mask].mean().item(), abs=1e-5)
+        assert metrics["val/ratio_var"][0, 0] == pytest.approx(ratio[mask].var(correction=0).item(), abs=1e-5)
+        return losses[mask].mean()
+
+    def value_loss(values):
+        clipped = old_values + (values - old_values).clamp(-0.2, 0.2)
+        assert ((values - old_values).abs() > 0.2)[mask].double().mean() > 0.2
+        return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)[mask].mean()
+
+    for name, prefix, outputs_of, loss_of in (
+        ("policy", "policy", logits_of, policy_loss),
+        ("value", "val", values_of, value_loss),
+    ):
+        before, after = parameters(learners)[name], parameters(updated)[name]
+        outputs, pull_back = jax.vjp(jax.jit(outputs_of), before)
+        leaf = to_torch(outputs).requires_grad_()
+        loss = loss_of(leaf)
+        loss.backward()
+        assert metrics[f"loss/{name}_avg"][0, 0] == pytest.approx(loss.item(), abs=1e-5)
+        (gradient,) = pull_back(jnp.asarray(leaf.grad.numpy(), jnp.float32))
+        assert float(optax.tree.norm(gradient)) > 1e-2
+        assert_close(jax.tree.map(lambda p, q: (p - q) / LEARNING_RATE, before, after), gradient, 1e-4)
+        assert metrics[f"{prefix}/grad_norm"][0, 0] == pytest.approx(float(optax.tree.norm(gradient)), abs=1e-5)
+
+
+def test_micro_batches_of_unequal_lengths_change_nothing(run, learners, sampled, config):
+    experience = sampled(noise=0.3)
+    whole, parts = (
+        run(learners, experience, dataclasses.replace(config, micro_batches=count)) for count in (1, 4)
+    )
+    assert_close(parameters(parts[0]), parameters(whole[0]), 1e-6)
+    assert_close(parts[1], whole[1], 1e-5)
+
+
+def test_padding_changes_no_loss_and_no_step(run, learners, sampled, config):
+    plain = run(learners, sampled(noise=0.3), config)
+    padded = run(learners, sampled(noise=0.3, extra_left=3, extra_right=2, filler=9), config)
+    assert_close(padded[1], plain[1], 1e-5)
+    assert_close(parameters(padded[0]), parameters(plain[0]), 1e-5)
+
+
+def test_an_epoch_sees_every_response_once_and_in_another_order_than_the_next(run, learners, sampled, config):
+    """With nothing learned, and responses of one length, an epoch's mean is the whole batch's whatever the order."""
+    experience = sampled(noise=0.3)
+    experience = dataclasses.replace(
+        experience, response_mask=experience.response_mask.at[:].set(True), mask=experience.mask.at[:, -6:].set(True)
+    )
+    config = dataclasses.replace(config, minibatch_size=2, epochs=3)
+    still = optax.tree_utils.tree_set(learners, learning_rate=jnp.float32(0))
+    unchanged, metrics = run(still, experience, config)
+    assert_close(parameters(unchanged), parameters(learners), 0.0)
+    errors = np.asarray(metrics["val/error"])
+    np.testing.assert_allclose(errors.mean(axis=1), errors.mean(), rtol=1e-5)
+    assert errors.std(axis=1).min() > 1e-3
+    assert not np.allclose(np.sort(errors[0]), np.sort(errors[1]), rtol=1e-4)
+    _, other = run(still, experience, config, seed=1)
+    assert not np.allclose(np.sort(errors[0]), np.sort(other["val/error"][0]), rtol=1e-4)
+
+
+def test_a_minibatch_that_is_not_finite_is_skipped_and_counted(run, learners, sampled, config):
+    experience = sampled(noise=0.3)
+    experience = dataclasses.replace(experience, advantages=experience.advantages.at[0, 0].set(jnp.nan))
+    updated, metrics = run(learners, experience, dataclasses.replace(config, epochs=2))
+    np.testing.assert_array_equal(metrics["val/skipped"], [[1], [2]])
+    assert_close(updated.policy.trainable, learners.policy.trainable, 0.0)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), updated.value.trainable, learners.value.trainable)
+    assert max(jax.tree.leaves(moved)) > 1e-4
