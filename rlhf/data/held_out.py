@@ -1,9 +1,13 @@
-"""Splitting records into a training and a held-out part, without the same prompt in both."""
+"""Splitting records into a training and a held-out part, by their prompts.
 
-import random
+Which side a prompt falls on depends on the prompt and the seed alone. So stages that read the same prompts as different kinds of
+record, or in different files, hold out the same ones, and none trains on what another evaluates on.
+"""
+
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TypeVar
 
 from rlhf.data.records import Comparison, Demonstration, Document, Prompt
@@ -13,9 +17,9 @@ AnyRecord = TypeVar("AnyRecord", Document, Demonstration, Comparison, Prompt)
 
 
 def split_held_out(records: Sequence[AnyRecord], fraction: float, seed: int) -> tuple[list[AnyRecord], list[AnyRecord]]:
-    """Draws about `fraction` of the records for evaluation; both parts keep the order of the records.
+    """Holds out about `fraction` of the prompts for evaluation; both parts keep the order of the records.
 
-    Records with the same prompt go to the same side, so that no pair of a ranked list in training gives away another one in
+    Records with the same prompt go to the same side, also in another data set, so that no pair of a ranked list in training gives away another one in
     evaluation (2203.02155, section 3.5). A single document is cut at a paragraph near its end instead.
 
     Args:
@@ -41,16 +45,17 @@ def split_held_out(records: Sequence[AnyRecord], fraction: float, seed: int) -> 
             f"data.held_out is {fraction}, but the data has only {len(groups)} different prompt(s)",
             fix="set data.held_out to 0 or use more data",
         )
-    order = list(groups.values())
-    random.Random(seed).shuffle(order)
-    wanted = max(1, round(fraction * len(records)))
-    held_out: set[int] = set()
-    for group in order[:-1]:
-        if len(held_out) >= wanted:
-            break
-        held_out.update(group)
+    order = sorted(groups, key=lambda prompt: _draw(prompt, seed))
+    below = sum(_draw(prompt, seed) < fraction for prompt in order)
+    held_out = {index for prompt in order[: min(max(1, below), len(order) - 1)] for index in groups[prompt]}
     train = [record for index, record in enumerate(records) if index not in held_out]
     return train, [records[index] for index in sorted(held_out)]
+
+
+def _draw(prompt: Hashable, seed: int) -> float:
+    """A number in [0, 1) that looks random and is the same in every process, unlike Python's own hash."""
+    digest = blake2b(repr((seed, prompt)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
 
 
 def _prompt_of(record: Document | Demonstration | Comparison | Prompt) -> Hashable:

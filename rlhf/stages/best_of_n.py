@@ -30,6 +30,7 @@ from rlhf.stages.setup import (
     model_tokenizer,
     place_model,
     prompt_batch,
+    unseen,
 )
 from rlhf.tracking.progress import ProgressBar
 from rlhf.tracking.tracker import Tracker, TrackingConfig
@@ -45,7 +46,8 @@ class Config:
         helpfulness: folder of the helpfulness reward model, or null.
         safety: folder of the safety reward model, or null.
         combine: how both scores become one.
-        data: prompts.
+        data: prompts; with `data.held_out`, those that other stages with the same seed held out.
+        max_prompts: use only the first so many prompts; null for all.
         template: chat template; "tokenizer" keeps the one that came with the model.
         max_prompt_length: longest prompt in tokens.
         too_long: refuse a longer prompt, or leave it out and count it.
@@ -64,6 +66,7 @@ class Config:
     safety: str | None = None
     combine: CombineConfig = field(default_factory=CombineConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    max_prompts: int | None = None
     template: str = "tokenizer"
     max_prompt_length: int = 128
     too_long: TooLong = "error"
@@ -95,7 +98,7 @@ def run(config: Config) -> dict[str, Any]:
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
     reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
     prompts, batch = prompt_batch(
-        load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+        unseen(load_prompts, config.data, config.seed)[: config.max_prompts], tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
     )
     contexts = {"policy": policy.config} | {f"{name} model": model.transformer.config for name, model in reward_models.items()}
     check_context("response_length", config.response_length, batch, contexts)

@@ -32,6 +32,7 @@ from rlhf.stages.setup import (
     prompt_batch,
     say_left_out,
     stage_tokenizer,
+    unseen,
 )
 from rlhf.tracking.progress import ProgressBar
 from rlhf.tracking.tracker import Tracker, TrackingConfig
@@ -48,8 +49,9 @@ class Config:
         helpfulness: folder of the helpfulness reward model, or null.
         safety: folder of the safety reward model, or null.
         combine: how both scores become one.
-        data: held-out prompts.
-        comparisons: kind ("helpfulness", "safety") to held-out comparisons; each reward model is measured on each.
+        data: prompts; with `data.held_out`, those that other stages with the same seed held out.
+        comparisons: kind ("helpfulness", "safety") to comparisons, likewise; each reward model is measured on each.
+        max_prompts: use only the first so many prompts; null for all.
         template: chat template; "tokenizer" keeps the one that came with the reference, or else with the first policy.
         max_prompt_length: longest prompt in tokens.
         max_length: longest comparison in tokens; longer ones, and those that a reward model's context cannot hold, are left out.
@@ -72,6 +74,7 @@ class Config:
     combine: CombineConfig = field(default_factory=CombineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     comparisons: dict[str, DataConfig] = field(default_factory=dict)
+    max_prompts: int | None = None
     template: str = "tokenizer"
     max_prompt_length: int = 128
     max_length: int = 512
@@ -102,7 +105,7 @@ def run(config: Config) -> dict[str, Any]:
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
     reward_models = load_reward_models(judges, first, config.compute, mesh)
     prompts, batch = prompt_batch(
-        load_prompts(config.data), tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+        unseen(load_prompts, config.data, config.seed)[: config.max_prompts], tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
     )
     compared = {f"policies.{name}": path for name, path in config.policies.items()}
     if config.reference is not None:
@@ -199,7 +202,7 @@ def load_held_out(tokenizer, config: Config, contexts: Sequence[int]) -> dict[st
     max_length = min([config.max_length, *contexts])
     held_out = {}
     for kind, data in config.comparisons.items():
-        records = load_comparisons(data)
+        records = unseen(load_comparisons, data, config.seed)
         encoded, left_out = encode_comparisons(tokenizer, records, max_length=max_length, too_long="skip")
         say_left_out(left_out, f"{kind} comparisons", f"{max_length} tokens (max_length, or a reward model's context)")
         held_out[kind] = [records[pair.index] for pair in encoded]

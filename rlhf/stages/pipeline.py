@@ -112,13 +112,11 @@ def plan(config: Config) -> list[Step]:
             settings["seed"] = config.seed
         steps.append(Step(name, module, replace(stage_config, output=folder(name), **settings)))
 
-    def data(current: DataConfig, name: str) -> DataConfig:
-        if current.path or config.world is None:
-            return current
-        return replace(current, path=str(Path(folder("world")) / f"{name}.jsonl"))
+    def data(current: DataConfig | None, name: str) -> DataConfig:
+        return stage_data(config, current or DataConfig(), name)
 
     def held_out(current: DataConfig | None, name: str) -> DataConfig | None:
-        return data(current or DataConfig(), f"{name}_held_out") if config.world is not None else current
+        return data(current, f"{name}_held_out") if config.world is not None else current
 
     if config.world is not None:
         seeded = replace(config.world, world=replace(config.world.world, seed=config.seed))
@@ -149,9 +147,7 @@ def plan(config: Config) -> list[Step]:
     add("ppo", ppo_stage, policy, **judges)
     unseen = data(config.best_of_n.data, "prompts_held_out")
     add("best_of_n", best_of_n_stage, replace(starting_from(config.best_of_n, folder("sft")), data=unseen), **judges)
-    comparisons = config.evaluate.comparisons
-    if config.world is not None and not comparisons:
-        comparisons = {kind: held_out(None, kind) for kind in judges}
+    comparisons = config.evaluate.comparisons or {kind: held_out_comparisons(config, kind) for kind in judges}
     add(
         "evaluate",
         evaluate_stage,
@@ -162,6 +158,34 @@ def plan(config: Config) -> list[Step]:
     )
     require_inputs(config, steps)
     return steps
+
+
+def stage_data(config: Config, current: DataConfig, name: str) -> DataConfig:
+    """The data of a stage: what it names itself, or that part of the world, or else what both reward models learn from.
+
+    Comparisons serve every stage: their preferred answers are demonstrations and their questions prompts. All stages hold out the
+    same prompts, the share that `helpfulness.data.held_out` says.
+    """
+    if current.path:
+        return current
+    if config.world is not None:
+        return replace(current, path=str(Path(config.output) / "world" / f"{name}.jsonl"))
+    preferences = config.helpfulness.data
+    paths = [path for kind in (config.helpfulness, config.safety) for path in as_list(kind.data.path) if path]
+    return replace(preferences, path=paths) if name not in ("helpfulness", "safety") else current
+
+
+def as_list(path: str | list[str]) -> list[str]:
+    """One path or several, as several."""
+    return [path] if isinstance(path, str) else path
+
+
+def held_out_comparisons(config: Config, kind: str) -> DataConfig:
+    """The comparisons of a kind that its reward model was not trained on."""
+    stage = getattr(config, kind)
+    if config.world is not None:
+        return stage_data(config, stage.evaluation_data or DataConfig(), f"{kind}_held_out")
+    return stage.evaluation_data or stage.data
 
 
 def require_inputs(config: Config, steps: list[Step]) -> None:

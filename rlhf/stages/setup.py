@@ -82,6 +82,12 @@ def training_and_held_out(
     return split_held_out(records, data.held_out, seed)
 
 
+def unseen(load: Callable[[DataConfig], list], data: DataConfig, seed: int) -> list:
+    """Loads records to evaluate on: those that training held out where `data.held_out` says how many, else all."""
+    records = load(data)
+    return split_held_out(records, data.held_out, seed)[1] if data.held_out else records
+
+
 def prompt_batch(
     prompts: Sequence[Prompt],
     tokenizer: PreTrainedTokenizerBase,
