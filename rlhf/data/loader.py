@@ -55,7 +55,10 @@ def batches(
             fix="lower batch_size (training.batch_size) or use more data",
         )
     if batch_size % process_count:
-        raise UserError(f"batch_size {batch_size} does not divide by the {process_count} processes")
+        raise UserError(
+            f"batch_size is {batch_size}, which is no multiple of the {process_count} processes",
+            fix=f"choose a multiple of {process_count}",
+        )
     indices = grain.MapDataset.range(count)
     if shuffle:
         indices = indices.shuffle(seed=_spread(seed))

@@ -58,7 +58,10 @@ class DataConfig:
                 f"data.layout: no layout is called {self.layout!r}", fix=f"choose auto or one of {', '.join(known)}"
             )
         if not 0 <= self.held_out < 1:
-            raise UserError(f"data.held_out: expected a fraction from 0 to below 1, found {self.held_out}")
+            raise UserError(
+                f"data.held_out: expected a fraction from 0 to below 1, found {self.held_out}",
+                fix="set it to 0 to hold out nothing, or for example to 0.05",
+            )
         if self.limit is not None and self.limit < 1:
             raise UserError(
                 f"data.limit: expected at least 1, found {self.limit}", fix="leave it out to read everything"
