@@ -1,10 +1,12 @@
 """The three compiled programs of a PPO iteration, and the models that they close over."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlhf.data.batches import PromptBatch
@@ -104,10 +106,32 @@ class Programs:
 
         self.rollout = rollout_program
         self._score = score_program
-        self.update = jax.jit(update_program, donate_argnums=0)
+        self._update_program = update_program
+        self._update: Callable | None = None
 
     def score(
         self, learners: Learners, rollout: Rollout, rule_scores: Float[Array, " batch"], kl_coefficient: Float[Array, ""]
     ):
         """Scores a rollout with the learners and the frozen models; see `score_rollout`."""
         return self._score(learners, self._frozen_states, rollout, rule_scores, kl_coefficient)
+
+    def update(self, learners: Learners, experience: Experience, key: PRNGKeyArray):
+        """Trains the learners, which are consumed, on a batch of experience; see `rlhf.rl.update.update`.
+
+        The new learners lie on the mesh as the old ones do. Left to itself XLA may lay them out otherwise, and then every program
+        would be compiled a second time.
+        """
+        if self._update is None:
+            shardings = _mesh_shardings(learners)
+            self._update = jax.jit(
+                self._update_program,
+                donate_argnums=0,
+                out_shardings=None if shardings is None else (shardings, None),
+            )
+        return self._update(learners, experience, key)
+
+
+def _mesh_shardings(learners: Learners) -> Learners | None:
+    """Where the learners lie on a mesh, or None when they are on no mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, learners)
+    return shardings if all(isinstance(leaf, NamedSharding) for leaf in jax.tree.leaves(shardings)) else None

@@ -28,12 +28,22 @@ CUT = (0, 3)
 """Rows whose response filled its columns without an end token."""
 
 
+@nnx.jit
+def _policy(key) -> Transformer:
+    return Transformer(TINY, rngs=nnx.Rngs(key))
+
+
+@nnx.jit
+def _scorer(key) -> SequenceScorer:
+    return SequenceScorer(Transformer(TINY, rngs=nnx.Rngs(key)), rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
+
+
 def make_policy(seed: int = 0) -> Transformer:
-    return Transformer(TINY, rngs=nnx.Rngs(seed))
+    return _policy(jax.random.key(seed))
 
 
 def make_scorer(seed: int) -> SequenceScorer:
-    return SequenceScorer(Transformer(TINY, rngs=nnx.Rngs(seed)), rngs=nnx.Rngs(seed + 100))
+    return _scorer(jax.random.key(seed))
 
 
 def make_rollout(*, extra_left: int = 0, extra_right: int = 0, filler: int = PAD) -> Rollout:
@@ -68,7 +78,6 @@ def rl():
         make_policy=make_policy,
         make_scorer=make_scorer,
         make_rollout=make_rollout,
-        value_definition=nnx.graphdef(make_scorer(2)),
     )
 
 
