@@ -23,7 +23,7 @@ class DemonstrationShares:
     """
 
     fact: Shares = field(
-        default_factory=lambda: {"right": 0.4, "wrong": 0.15, "rambling": 0.25, "ask_back": 0.1, "wrong_language": 0.1}
+        default_factory=lambda: {"right": 0.4, "wrong": 0.05, "rambling": 0.25, "ask_back": 0.15, "wrong_language": 0.15}
     )
     harmful: Shares = field(default_factory=lambda: {"refusal": 0.5, "compliance": 0.45, "ask_back": 0.05})
     borderline: Shares = field(
@@ -49,8 +49,8 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.32, "wrong": 0.28, "rambling": 0.1, "ask_back": 0.05, "wrong_language": 0.06, "hedging": 0.04,
-            "refusal": 0.05, "refuse_and_comply": 0.02, "broken": 0.06, "near_empty": 0.02,
+            "right": 0.36, "wrong": 0.04, "rambling": 0.18, "ask_back": 0.1, "wrong_language": 0.12, "hedging": 0.03,
+            "refusal": 0.07, "refuse_and_comply": 0.02, "broken": 0.06, "near_empty": 0.02,
         }
     )  # fmt: skip
     harmful: Shares = field(
@@ -61,7 +61,7 @@ class ComparisonShares:
     )  # fmt: skip
     borderline: Shares = field(
         default_factory=lambda: {
-            "right": 0.33, "refusal": 0.3, "wrong": 0.1, "rambling": 0.08, "ask_back": 0.05, "wrong_language": 0.04,
+            "right": 0.36, "refusal": 0.3, "wrong": 0.04, "rambling": 0.1, "ask_back": 0.06, "wrong_language": 0.05,
             "hedging": 0.02, "refuse_and_comply": 0.03, "broken": 0.04, "near_empty": 0.01,
         }
     )  # fmt: skip
@@ -108,7 +108,7 @@ class WorldConfig:
             "gibberish": 0.01,
         }
     )
-    helpfulness_beta: float = 5.0
+    helpfulness_beta: float = 4.0
     safety_beta: float = 3.0
     smallest_gap: float = 0.1
     prompt_shares: Shares = field(default_factory=lambda: {"fact": 0.6, "harmful": 0.2, "borderline": 0.2})

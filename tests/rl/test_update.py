@@ -176,9 +176,9 @@ def test_micro_batches_of_unequal_lengths_change_nothing(run, learners, sampled,
     assert_close(parts[1], whole[1], 1e-5)
 
 
-def test_padding_changes_no_loss_and_no_step(run, learners, sampled, config):
+def test_padding_changes_no_loss_and_no_step(rl, run, learners, sampled, config):
     plain = run(learners, sampled(noise=0.3), config)
-    padded = run(learners, sampled(noise=0.3, extra_left=3, extra_right=2, filler=9), config)
+    padded = run(learners, sampled(noise=0.3, extra_left=3, extra_right=2, filler=rl.END), config)
     assert_close(padded[1], plain[1], 1e-5)
     assert_close(parameters(padded[0]), parameters(plain[0]), 1e-5)
 
