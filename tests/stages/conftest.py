@@ -1,0 +1,79 @@
+"""A small world on disk, and untrained models of one tokenizer, from which every stage can start without waiting for another."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
+
+from rlhf.data.sources import DataConfig, load_demonstrations
+from rlhf.data.templates import apply_template
+from rlhf.data.tokenizers import train_tokenizer
+from rlhf.models.config import ModelConfig
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.hub import save_scorer, save_transformer
+from rlhf.models.transformer import Transformer
+from rlhf.stages import world as world_stage
+from rlhf.world.config import WorldConfig
+
+VOCABULARY = 400
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that several runs compile are compiled once."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    former = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in former.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Folder of a small world in English."""
+    folder = tmp_path_factory.mktemp("world")
+    config = WorldConfig(
+        languages=("en",),
+        documents=40,
+        demonstrations=24,
+        comparisons=24,
+        held_out_comparisons=16,
+        prompts=24,
+        held_out_prompts=12,
+    )
+    world_stage.run(world_stage.Config(output=str(folder), world=config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folders(world, tmp_path_factory) -> SimpleNamespace:
+    """Folders of an untrained policy and of two reward models; tests do not write to them."""
+    root = tmp_path_factory.mktemp("models")
+    dialogues = load_demonstrations(DataConfig(path=str(world / "demonstrations.jsonl")))
+    tokenizer = train_tokenizer(
+        [message.content for dialogue in dialogues for message in dialogue.messages], VOCABULARY
+    )
+    apply_template(tokenizer, "user_ai")
+    architecture = ModelConfig(
+        vocab_size=VOCABULARY, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, context=128, initializer_std=0.3
+    )
+
+    def network(seed: int) -> Transformer:
+        return Transformer(architecture, rngs=nnx.Rngs(seed))
+
+    save_transformer(network(0), root / "policy", tokenizer)
+    for seed, kind in enumerate(("helpfulness", "safety"), start=1):
+        save_scorer(SequenceScorer(network(seed), rngs=nnx.Rngs(seed)), root / kind, tokenizer)
+    return SimpleNamespace(
+        policy=str(root / "policy"), helpfulness=str(root / "helpfulness"), safety=str(root / "safety")
+    )

@@ -1,0 +1,237 @@
+"""A PPO run from the command's configuration: interrupted and continued, and every key of it shown to do something."""
+
+import itertools
+import json
+import re
+import signal
+from dataclasses import fields
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf.config_files import load_config
+from rlhf.data.loader import take_rows
+from rlhf.errors import UserError
+from rlhf.losses.kl import adaptive_kl_coefficient
+from rlhf.rl.config import KLConfig, PPOConfig
+from rlhf.stages import ppo
+from rlhf.training.signals import Interrupted, SignalWatch
+
+ITERATIONS = 4
+
+
+@pytest.fixture(scope="module")
+def configure(folders, world):
+    """The configuration of a small run with some keys set otherwise, by dotted name."""
+    base = {
+        "model.init_from": folders.policy,
+        "helpfulness": folders.helpfulness,
+        "safety": folders.safety,
+        "rules": ["length_near:3"],
+        "data.path": str(world / "prompts.jsonl"),
+        "evaluation_data.path": str(world / "prompts_held_out.jsonl"),
+        "iterations": ITERATIONS,
+        "ppo.rollout_batch_size": 8,
+        "ppo.minibatch_size": 4,
+        "ppo.epochs": 2,
+        "ppo.response_length": 6,
+        "ppo.kl.controller": "adaptive",
+        "ppo.kl.target": 0.5,
+        "ppo.kl.horizon": 100,
+        "evaluate_every": 3,
+        "checkpoint_every": 3,
+        "evaluation_prompts": 8,
+        "sampled_rows": 2,
+        "mesh.data": 1,
+    }
+
+    def configure(**changes) -> ppo.Config:
+        settings = base | {name.replace("__", "."): value for name, value in changes.items()}
+        spelt = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        return load_config(ppo.Config, [], [f"{name}={value}" for name, value in spelt.items()])
+
+    return configure
+
+
+@pytest.fixture(scope="module")
+def finished(configure, tmp_path_factory):
+    """Folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("ppo") / "finished"
+    ppo.run(configure(output=str(folder), tracking__tensorboard=True))
+    return folder
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_interrupted_and_continued_it_ends_with_the_same_bytes(configure, finished, tmp_path, monkeypatch):
+    config = configure(output=str(tmp_path))
+    with monkeypatch.context() as patch:
+        iterations = itertools.count(1)
+        patch.setattr(SignalWatch, "agreed", lambda _, synchronize: signal.SIGTERM if next(iterations) == 2 else None)
+        with pytest.raises(Interrupted) as stopped:
+            ppo.run(config)
+    assert stopped.value.step == 2 and stopped.value.exit_code == 143
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["step"] == 2
+    assert not (tmp_path / "model").exists() and not (tmp_path / "summary.json").exists()
+
+    summary = ppo.run(config)
+    assert summary["iterations"] == ITERATIONS
+    for name in ("model/model.safetensors", "metrics.jsonl", "samples.jsonl"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_what_a_run_writes(finished, folders):
+    metrics = read_lines(finished / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in metrics if "held_out/kl" in line] == [0, 3, 4]  # evaluate_every, and the end
+    assert {"held_out/reward", "held_out/gold_score", "held_out/over_refusal"} <= set(metrics[0])
+    assert metrics[0]["held_out/kl"] == 0 and metrics[4]["held_out/kl"] != 0
+    assert metrics[1]["objective/kl"] == 0 and metrics[2]["objective/kl"] != 0
+    samples = read_lines(finished / "samples.jsonl")
+    assert [line["step"] for line in samples] == [1, 1, 2, 2, 3, 3, 4, 4]  # sampled_rows
+    assert sorted(int(path.name) for path in (finished / "checkpoints").iterdir()) == [3, 4]  # checkpoint_every
+    assert list(finished.rglob("events.out.tfevents.*"))  # tracking
+    assert json.loads((finished / "summary.json").read_text())["iterations"] == ITERATIONS
+    assert (finished / "config.yaml").exists() and (finished / "timings.jsonl").exists()
+    (before,) = Path(folders.policy).rglob("model.safetensors")
+    assert before.read_bytes() != (finished / "model" / "model.safetensors").read_bytes()
+
+
+def test_adaptive_coefficient_follows_controller_target_and_horizon(finished, configure, tmp_path):
+    def coefficients(folder):
+        return [line["objective/kl_coefficient"] for line in read_lines(folder / "metrics.jsonl")[1:]]
+
+    lines = read_lines(finished / "metrics.jsonl")[1:]
+    for line, following in itertools.pairwise(lines):
+        expected = adaptive_kl_coefficient(
+            line["objective/kl_coefficient"], line["objective/kl"], target=0.5, horizon=100, episodes=8
+        )
+        assert following["objective/kl_coefficient"] == pytest.approx(float(expected), rel=1e-6)
+    assert len(set(coefficients(finished))) == ITERATIONS
+    ppo.run(configure(output=str(tmp_path / "fixed"), ppo__kl__controller="fixed"))
+    assert coefficients(tmp_path / "fixed") == [pytest.approx(0.05)] * ITERATIONS
+
+
+def test_another_seed_is_another_run(finished, configure, tmp_path):
+    ppo.run(configure(output=str(tmp_path), seed=1))
+    before, after = (read_lines(folder / "samples.jsonl")[0] for folder in (finished, tmp_path))
+    assert before["response"] != after["response"]
+
+
+# What a key acts on, as something that can be compared.
+ASPECTS = {
+    "policy": lambda job: contents(job.state.learners.policy),
+    "value": lambda job: contents(job.state.learners.value),
+    "coefficient": lambda job: float(job.state.kl_coefficient),
+    "prompts": lambda job: contents(job.prompts),
+    "held out": lambda job: job.held_out_check and contents(job.held_out_check.batch),
+    "iteration": lambda job: (sorted(job.iteration.rules), job.iteration.sampled_rows, job.iteration.max_skipped_steps),
+    "devices": lambda job: {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(job.state.learners)},
+    "rollout": lambda job: program_text(job, "rollout"),
+    "score": lambda job: program_text(job, "score"),
+    "update": lambda job: program_text(job, "update"),
+}
+
+
+def contents(tree):
+    return [(leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)]
+
+
+def program_text(job, name: str) -> str:
+    """What a program computes, with the configuration's numbers in it; written down without compiling it."""
+    programs, learners, key = job.iteration.programs, job.state.learners, jax.random.key(0)
+    rows = job.iteration.config.rollout_batch_size
+    steps = {
+        "rollout": lambda: (programs.rollout, learners, take_rows(job.prompts, np.arange(rows)), key),
+        "score": lambda: (programs.score, learners, shapes("rollout"), jnp.zeros(rows), jnp.float32(0)),
+        "update": lambda: (programs._update_program, learners, shapes("score")[0], key),
+    }
+
+    def shapes(name: str):
+        function, *arguments = steps[name]()
+        return jax.eval_shape(function, *arguments)
+
+    function, *arguments = steps[name]()
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(*arguments)))
+
+
+# Key, another value than in `configure`, and what must differ for it.
+CHANGES = [
+    ("model", {"model__compute__parameter_dtype": "bfloat16"}, "policy"),
+    ("helpfulness", {"helpfulness": None}, "score"),
+    ("safety", {"safety": None}, "score"),
+    ("value_from", {"value_from": "the policy"}, "value"),
+    ("rules", {"rules": ["length_near:3", "ends_properly"]}, "iteration"),
+    ("data", {"data__limit": 9}, "prompts"),
+    ("evaluation_data", {"evaluation_data__limit": 5}, "held out"),
+    ("template", {"template": "hh"}, "prompts"),
+    ("policy_optimizer", {"policy_optimizer__weight_decay": 0.01}, "update"),
+    ("value_optimizer", {"value_optimizer__weight_decay": 0.01}, "update"),
+    ("evaluation_prompts", {"evaluation_prompts": 4}, "held out"),
+    ("sampled_rows", {"sampled_rows": 3}, "iteration"),
+    ("max_skipped_steps", {"max_skipped_steps": 3}, "iteration"),
+    ("mesh", {"mesh__data": 2}, "devices"),
+    ("ppo.rollout_batch_size", {"ppo__rollout_batch_size": 4}, "rollout"),
+    ("ppo.minibatch_size", {"ppo__minibatch_size": 2}, "update"),
+    ("ppo.micro_batches", {"ppo__micro_batches": 2}, "update"),
+    ("ppo.epochs", {"ppo__epochs": 3}, "update"),
+    ("ppo.response_length", {"ppo__response_length": 5}, "rollout"),
+    ("ppo.temperature", {"ppo__temperature": 0.7}, "rollout"),
+    ("ppo.temperature", {"ppo__temperature": 0.7}, "score"),
+    ("ppo.temperature", {"ppo__temperature": 0.7}, "update"),
+    ("ppo.discount", {"ppo__discount": 0.9}, "score"),
+    ("ppo.gae_decay", {"ppo__gae_decay": 0.9}, "score"),
+    ("ppo.clip_range", {"ppo__clip_range": 0.1}, "update"),
+    ("ppo.value_clip_range", {"ppo__value_clip_range": 0.1}, "update"),
+    ("ppo.whiten_rewards", {"ppo__whiten_rewards": True}, "score"),
+    ("ppo.whiten_advantages", {"ppo__whiten_advantages": False}, "score"),
+    ("ppo.missing_end_penalty", {"ppo__missing_end_penalty": 2.5}, "score"),
+    ("ppo.combine", {"ppo__combine__kind": "minimum"}, "score"),
+    ("ppo.rule_weight", {"ppo__rule_weight": 2.5}, "score"),
+    ("ppo.logits_chunk", {"ppo__logits_chunk": 7}, "score"),
+    ("ppo.logits_chunk", {"ppo__logits_chunk": 7}, "update"),
+    ("ppo.kl.coefficient", {"ppo__kl__coefficient": 0.01}, "coefficient"),
+    ("ppo.kl.estimator", {"ppo__kl__estimator": "k2"}, "score"),
+]
+BY_RUNS = {"output", "iterations", "evaluate_every", "checkpoint_every", "tracking", "seed"}
+BY_RUNS |= {"ppo.kl.controller", "ppo.kl.target", "ppo.kl.horizon", "max_prompt_length", "too_long"}
+
+
+@pytest.fixture(scope="module")
+def base_job(configure):
+    return ppo.prepare(configure())
+
+
+@pytest.mark.parametrize("changes, aspect", [pytest.param(*rest, id=f"{key} ({rest[1]})") for key, *rest in CHANGES])
+def test_every_key_has_an_effect(configure, base_job, folders, changes, aspect):
+    changes = {key: folders.policy if value == "the policy" else value for key, value in changes.items()}
+    look = ASPECTS[aspect]
+    assert look(ppo.prepare(configure(**changes))) != look(base_job)
+
+
+def test_equal_configurations_look_equal(configure, base_job):
+    again = ppo.prepare(configure())
+    assert all(look(again) == look(base_job) for look in ASPECTS.values())
+
+
+def test_no_key_is_forgotten_above():
+    names = {field.name for field in fields(ppo.Config)} - {"ppo"}
+    names |= {f"ppo.{field.name}" for field in fields(PPOConfig)} - {"ppo.kl"}
+    names |= {f"ppo.kl.{field.name}" for field in fields(KLConfig)}
+    assert names == {key for key, *_ in CHANGES} | BY_RUNS
+
+
+def test_long_prompts_are_refused_or_left_out(configure, base_job):
+    longest = int(base_job.prompts.mask.sum(axis=1).max())
+    with pytest.raises(UserError, match="max_length|max_prompt_length"):
+        ppo.prepare(configure(max_prompt_length=longest - 1))
+    skipping = ppo.prepare(configure(max_prompt_length=longest - 1, too_long="skip"))
+    assert 0 < len(skipping.prompts.tokens) < len(base_job.prompts.tokens)
+    assert skipping.prompts.mask.sum(axis=1).max() < longest
+    kept = [skipping.iteration.prompts[index] for index in skipping.prompts.index]
+    assert [prompt.origin for prompt in kept] == [prompt.origin for prompt in skipping.iteration.prompts]
