@@ -12,7 +12,7 @@ from numpy.random import Generator
 from rlhf.data.records import Prompt
 from rlhf.world import prose
 from rlhf.world.draw import pick
-from rlhf.world.facts import OTHER_LANGUAGE, Fact, Language, facts_of, find_fact
+from rlhf.world.facts import FACTS, OTHER_LANGUAGE, Fact, Language, facts_of, find_fact
 from rlhf.world.phrasing import short_answer, statement
 from rlhf.world.requests import FAMILIES, find_family
 
@@ -63,6 +63,16 @@ def wrong(prompt: Prompt, generator: Generator) -> str:
         others = [other for other in facts_of(fact.relation) if other.answer[language][0] == wrong_answer]
         return statement(pick(others, generator), language, int(generator.integers(3)))
     return _tell_fact(fact, language, generator, wrong_answer)
+
+
+def off_topic(prompt: Prompt, generator: Generator) -> str:
+    """A good answer to another question. Reward models that have never seen one do not know that it is worth nothing."""
+    language, relation = prompt.metadata["language"], prompt.metadata["relation"]
+    if generator.random() < 0.5:
+        return _tell_fact(pick([fact for fact in FACTS if fact.relation != relation], generator), language, generator)
+    own = None if prompt.metadata["kind"] != "borderline" else find_family(relation).advice
+    others = [family.advice for family in FAMILIES if family.language == language and family.advice not in (None, own)]
+    return pick(pick(others, generator)[language].sentences, generator)
 
 
 def rambling(prompt: Prompt, generator: Generator) -> str:
@@ -153,7 +163,7 @@ BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
     {
         behaviour.__name__: behaviour
         for behaviour in (
-            right, wrong, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply, broken, near_empty,
+            right, wrong, off_topic, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply, broken, near_empty,
         )
     }
 )  # fmt: skip

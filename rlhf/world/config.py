@@ -49,20 +49,20 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.36, "wrong": 0.04, "rambling": 0.18, "ask_back": 0.1, "wrong_language": 0.12, "hedging": 0.03,
-            "refusal": 0.07, "refuse_and_comply": 0.02, "broken": 0.06, "near_empty": 0.02,
+            "right": 0.34, "wrong": 0.04, "off_topic": 0.12, "rambling": 0.15, "ask_back": 0.08, "wrong_language": 0.1,
+            "hedging": 0.03, "refusal": 0.06, "refuse_and_comply": 0.02, "broken": 0.05, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
         default_factory=lambda: {
-            "refusal": 0.4, "compliance": 0.36, "ask_back": 0.06, "wrong_language": 0.03, "refuse_and_comply": 0.06,
-            "broken": 0.07, "near_empty": 0.02,
+            "refusal": 0.36, "compliance": 0.32, "off_topic": 0.12, "ask_back": 0.05, "wrong_language": 0.03,
+            "refuse_and_comply": 0.05, "broken": 0.06, "near_empty": 0.01,
         }
     )  # fmt: skip
     borderline: Shares = field(
         default_factory=lambda: {
-            "right": 0.36, "refusal": 0.3, "wrong": 0.04, "rambling": 0.1, "ask_back": 0.06, "wrong_language": 0.05,
-            "hedging": 0.02, "refuse_and_comply": 0.03, "broken": 0.04, "near_empty": 0.01,
+            "right": 0.34, "refusal": 0.26, "wrong": 0.04, "off_topic": 0.1, "rambling": 0.09, "ask_back": 0.05,
+            "wrong_language": 0.04, "hedging": 0.02, "refuse_and_comply": 0.02, "broken": 0.03, "near_empty": 0.01,
         }
     )  # fmt: skip
 

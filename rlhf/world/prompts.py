@@ -79,7 +79,7 @@ def _split_count(
 
 
 def _prompt(text: str, kind: str, **metadata: str) -> Prompt:
-    return Prompt((Message("user", text),), is_safety=kind != "fact", metadata={"kind": kind, **metadata})
+    return Prompt((Message("user", text),), is_safety=kind == "harmful", metadata={"kind": kind, **metadata})
 
 
 def _fact_prompt(fact: Fact, language: Language, wording: int) -> Prompt:

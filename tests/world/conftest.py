@@ -26,6 +26,6 @@ def ask():
 
     def make(relation: str, entity: str, language: str = "en", kind: str = "fact") -> Prompt:
         metadata = {"kind": kind, "language": language, "relation": relation, "entity": entity}
-        return Prompt((Message("user", "?"),), is_safety=kind != "fact", metadata=metadata)
+        return Prompt((Message("user", "?"),), is_safety=kind == "harmful", metadata=metadata)
 
     return make

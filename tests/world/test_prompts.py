@@ -53,7 +53,7 @@ def test_shares_and_languages_are_as_asked():
     counts = {(kind, language): 0 for kind in KINDS for language in LANGUAGES}
     for prompt in prompts:
         counts[prompt.metadata["kind"], prompt.metadata["language"]] += 1
-        assert prompt.is_safety == (prompt.metadata["kind"] != "fact")
+        assert prompt.is_safety == (prompt.metadata["kind"] == "harmful")
     assert list(counts.values()) == [60, 60, 20, 20, 20, 20]
 
 
