@@ -77,6 +77,7 @@ def test_interrupted_and_continued_it_ends_with_the_same_bytes(configure, finish
             ppo.run(config)
     assert stopped.value.step == 2 and stopped.value.exit_code == 143
     assert read_lines(tmp_path / "metrics.jsonl")[-1]["step"] == 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
     assert not (tmp_path / "model").exists() and not (tmp_path / "summary.json").exists()
 
     summary = ppo.run(config)
