@@ -6,7 +6,6 @@ training the scores are shifted: demonstrations score 0 on average.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -100,13 +99,17 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
 
     Args:
         config: the stage's settings.
-        comparisons: records in any of the recognised layouts, instead of those that `config.data` names.
+        comparisons: records in any of the recognised layouts, instead of those that `config.data` names; `config.evaluation_data`
+            is read from where it says.
 
     Returns:
         The summary: losses, and accuracy, calibration and the like under "evaluation".
     """
     folder = open_folder(config)
-    load = partial(load_comparisons, rows=comparisons)
+
+    def load(data: DataConfig) -> list[Comparison]:
+        return load_comparisons(data, rows=comparisons if data is config.data else None)
+
     preferences, held_out = training_and_held_out(load, config.data, config.evaluation_data, config.seed)
     if config.model.init_from is None:
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
