@@ -1,8 +1,9 @@
 """Starts the command line in a process whose memory comes in huge pages.
 
-Training on a CPU allocates and frees large arrays all the time, and much of a step goes into the page faults; with huge pages a step of
-the demo's pretraining took 24 % less time (2 cores). The C library reads the setting when a process starts, so the command replaces
-itself once. Where the C library is another one, nothing is done; a setting that the user has made is kept.
+Training on a CPU allocates and frees large arrays all the time, and much of a step goes into the page faults; with huge
+pages a step of the demo's pretraining took 24 % less time (2 cores). The C library reads the setting when a process
+starts, so the command replaces itself once. Where the C library is another one, nothing is done; a setting that the user
+has made is kept.
 """
 
 import os

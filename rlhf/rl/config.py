@@ -16,7 +16,8 @@ class KLConfig:
         controller: keep the coefficient, or adapt it to hold the KL at a target (1909.08593, section 2.2).
         target: KL in nats a response that the adaptive controller holds.
         horizon: how slowly the adaptive controller moves, in episodes.
-        estimator: per-token estimate from the two log-probabilities: k1 is the log-ratio, k2 half its square, k3 is unbiased and never negative.
+        estimator: per-token estimate from the two log-probabilities: k1 is the log-ratio, k2 half its square, k3 is
+            unbiased and never negative.
     """
 
     coefficient: float = 0.05

@@ -147,9 +147,9 @@ class Iteration:
         skipped = int(np.max(update_metrics["val/skipped"]))
         if skipped >= self.max_skipped_steps:
             raise UserError(
-                f"ppo iteration {number + 1}: {skipped} updates in a row had a loss or gradient that is not finite and were skipped",
-                fix="lower policy_optimizer.learning_rate or value_optimizer.learning_rate, or look at samples.jsonl for degenerate responses;"
-                " the checkpoints before are intact.",
+                f"ppo iteration {number + 1}: {skipped} updates in a row were skipped: their loss or gradient was not finite",
+                fix="lower policy_optimizer.learning_rate or value_optimizer.learning_rate, or look for degenerate"
+                " responses in samples.jsonl; the checkpoints before are intact.",
             )
 
     def _rows(self, records, texts, scores: Scores, kl, rule_scores) -> list[dict[str, Any]]:

@@ -157,7 +157,7 @@ def rollout_metrics(
 
     `objective/kl` is the k1 estimate summed over a response's tokens and averaged over responses, whatever estimator the penalty
     uses; `objective/kl_per_token` divides by the number of tokens, which is what some other code bases call "kl".
-    `objective/entropy` is summed over a response in the same way. `val/explained_variance` is 1 − Var(returns − values)/Var(returns).
+    `objective/entropy` is summed over a response in the same way.
     """
     mask = experience.response_mask
     tokens = mask.sum()

@@ -1,7 +1,8 @@
 """Best-of-n: sample n responses, keep the one that the reward models like best. The baseline for every policy (2112.09332).
 
 N responses a prompt are sampled once; from these, every n ≤ N gets the unbiased estimate of what its chosen answer scores, by the
-reward models and by gold. The distance from the policy is the upper bound log n − (n−1)/n (2401.01879), so n is paid for in nats too.
+reward models and by gold. The distance from the policy is the upper bound log n − (n−1)/n (2401.01879), so
+that n is paid for in nats too.
 """
 
 from dataclasses import dataclass, field
@@ -51,7 +52,8 @@ class Config:
         template: chat template; "tokenizer" keeps the one that came with the model.
         max_prompt_length: longest prompt in tokens.
         too_long: refuse a longer prompt, or leave it out and count it.
-        n: the numbers to report; the largest is the number of samples a prompt. The curve in best_of_n.json also has the powers of two.
+        n: the numbers to report; the largest is the number of samples a prompt. The curve in
+            best_of_n.json also has the powers of two.
         sampling: distribution to sample from.
         response_length: longest response in tokens.
         batch_size: responses sampled at once.
@@ -98,7 +100,10 @@ def run(config: Config) -> dict[str, Any]:
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
     reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
     prompts, batch = prompt_batch(
-        unseen(load_prompts, config.data, config.seed)[: config.max_prompts], tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+        unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
+        tokenizer,
+        max_length=config.max_prompt_length,
+        too_long=config.too_long,
     )
     contexts = {"policy": policy.config} | {f"{name} model": model.transformer.config for name, model in reward_models.items()}
     check_context("response_length", config.response_length, batch, contexts)

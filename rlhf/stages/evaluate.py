@@ -105,7 +105,10 @@ def run(config: Config) -> dict[str, Any]:
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
     reward_models = load_reward_models(judges, first, config.compute, mesh)
     prompts, batch = prompt_batch(
-        unseen(load_prompts, config.data, config.seed)[: config.max_prompts], tokenizer, max_length=config.max_prompt_length, too_long=config.too_long
+        unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
+        tokenizer,
+        max_length=config.max_prompt_length,
+        too_long=config.too_long,
     )
     compared = {f"policies.{name}": path for name, path in config.policies.items()}
     if config.reference is not None:

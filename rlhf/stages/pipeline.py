@@ -6,7 +6,6 @@ Each stage writes its own folder and reads those before it. A stage that has fin
 goes on from its last checkpoint, so the same command continues a pipeline.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -103,8 +102,10 @@ def plan(config: Config) -> list[Step]:
     Raises:
         UserError: a stage is left without a model or data.
     """
-    folder: Callable[[str], str] = lambda name: str(Path(config.output) / name)
     steps: list[Step] = []
+
+    def folder(name: str) -> str:
+        return str(Path(config.output) / name)
 
     def add(name: str, module: ModuleType, stage_config: Any, **settings: Any) -> None:
         settings = {key: value for key, value in settings.items() if is_open(stage_config, key)}

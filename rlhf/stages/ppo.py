@@ -63,7 +63,8 @@ class Config:
         model: the SFT policy: start of the policy, and the reference.
         helpfulness: folder of the helpfulness reward model, or null.
         safety: folder of the safety reward model, or null.
-        value_from: folder that the value model starts from; null for the helpfulness model, else the safety model, else the policy with a zero head.
+        value_from: folder that the value model starts from; null for the helpfulness model, else the safety
+            model, else the policy with a zero head.
         rules: programmatic rewards, by name or as "module:function"; their sum is added to the reward models' score.
         data: prompts to answer.
         evaluation_data: held-out prompts for the check every `evaluate_every` iterations; null for `data.held_out` of the data.

@@ -1,4 +1,4 @@
-"""What stages begin with: the tokenizer with its chat template, the mesh with models and batches on it, and the checks between them."""
+"""What stages begin with: tokenizer and chat template, models and batches on the mesh, and the checks between them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -163,7 +163,8 @@ BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
     {
         behaviour.__name__: behaviour
         for behaviour in (
-            right, wrong, off_topic, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply, broken, near_empty,
+            right, wrong, off_topic, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply,
+            broken, near_empty,
         )
     }
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """The facts of the world: what is true, with its names in English and in Traditional Chinese.
 
-Some seventy facts over nine relations: few enough for a model of a million parameters to know them all. An entity and an answer carry one tuple of names a language, the first of
-which is written and all of which are recognised. Boiling points are at normal pressure, rounded to whole degrees; leg counts of
-crustaceans include the claws.
+Some seventy facts over nine relations: few enough for a model of a million parameters to know most of them. An entity
+and an answer carry one tuple of names a language, the first of which is written and all of which are recognised.
+Boiling points are at normal pressure, rounded to whole degrees; leg counts of crustaceans include the claws.
 """
 
 from collections.abc import Mapping
