@@ -20,7 +20,8 @@ def split_held_out(records: Sequence[AnyRecord], fraction: float, seed: int) -> 
     """Holds out about `fraction` of the prompts for evaluation; both parts keep the order of the records.
 
     Records with the same prompt go to the same side, also in another data set, so that no pair of a ranked list in
-    training gives away another one in evaluation (2203.02155, section 3.5). A single document is cut at a paragraph near its end instead.
+    training gives away another one in evaluation (2203.02155, section 3.5). A single document is cut at a paragraph near
+    its end instead.
 
     Args:
         records: records of one kind.
