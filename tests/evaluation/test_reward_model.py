@@ -39,7 +39,9 @@ def test_no_limit_without_known_probabilities():
 
 def test_a_model_that_counts_words_is_found_out():
     pairs = [compare("a" * n, "b" * (20 - n)) for n in range(1, 20) if n != 10]
-    chosen, rejected = (np.array([float(len(getattr(pair, name))) for pair in pairs]) for name in ("chosen", "rejected"))
+    chosen, rejected = (
+        np.array([float(len(getattr(pair, name))) for pair in pairs]) for name in ("chosen", "rejected")
+    )
     table = evaluate_comparisons(chosen, rejected, pairs, seed=0)["accuracy_by_length_difference"]
     accuracies = [row["accuracy"] for row in table]
     assert accuracies[0] == 0 and accuracies[-1] == 1
@@ -48,7 +50,9 @@ def test_a_model_that_counts_words_is_found_out():
 def test_scores_are_of_the_right_answers_in_the_right_order():
     tokenizer = train_tokenizer(["Well?"], 260)
     apply_template(tokenizer, "user_ai")
-    architecture = ModelConfig(vocab_size=260, width=16, layers=1, heads=2, mlp_width=16, context=64, initializer_std=0.4)
+    architecture = ModelConfig(
+        vocab_size=260, width=16, layers=1, heads=2, mlp_width=16, context=64, initializer_std=0.4
+    )
     scorer = SequenceScorer(Transformer(architecture, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
     pairs = [compare("yes", "no, not at all"), compare("it may be so", "no"), compare("of course", "why?")]
     chosen, rejected = score_comparisons(scorer, tokenizer, pairs, batch_size=4)

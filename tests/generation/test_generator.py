@@ -53,7 +53,7 @@ def generator(model):
             end_token=end_token,
             pad_token=PAD,
         )
-        return lambda prompts, seed=0, state=nnx.state(model): program(state, prompts, jax.random.key(seed))
+        return lambda prompts, seed=0, state=None: program(state or nnx.state(model), prompts, jax.random.key(seed))
 
     return make
 

@@ -44,7 +44,9 @@ def scores(model):
 
 def test_scores_are_the_networks_with_its_shift_and_scale(model, scores):
     turns = [Message("user", PROMPTS[1])]
-    tokens = np.concatenate([encode_prompt(model.tokenizer, turns), encode_response(model.tokenizer, turns, RESPONSES[1])])
+    tokens = np.concatenate(
+        [encode_prompt(model.tokenizer, turns), encode_response(model.tokenizer, turns, RESPONSES[1])]
+    )
     assert tokens[-1] == model.tokenizer.eos_token_id
     hidden = model.scorer.transformer(tokens[None], np.ones((1, len(tokens)), np.int32))
     raw = float((hidden @ model.scorer.kernel[...])[0, -1, 0])

@@ -107,9 +107,7 @@ def score():
     @functools.cache
     def program(config: PPOConfig, definitions):
         def run(states, rollout, rule_scores, coefficient):
-            merged = {
-                name: definition and nnx.merge(definition, states[name]) for name, definition in definitions
-            }
+            merged = {name: definition and nnx.merge(definition, states[name]) for name, definition in definitions}
             return score_rollout(ScoringModels(**merged), rollout, rule_scores, coefficient, END, config)
 
         return jax.jit(run)

@@ -24,7 +24,7 @@ from rlhf.training.compilations import CompilationCounter
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import create_train_state
 
-WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
+WORDS = ["pad", "begin", "end", *(f"word{number}" for number in range(13))]
 # Adam divides by the gradient's size; with an epsilon that is not tiny it does not blow rounding up to whole steps.
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, schedule="constant", epsilon=1e-2)
 COEFFICIENT = 0.2
@@ -41,9 +41,7 @@ class Decoder:
 def decode_words():
     """Puts the decoder above in the place of a real tokenizer's decoding, end token kept visible."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "rlhf.rl.iteration.decode_response", lambda _, tokens: " ".join(WORDS[token] for token in tokens)
-        )
+        patch.setattr("rlhf.rl.iteration.decode_response", lambda _, tokens: " ".join(WORDS[token] for token in tokens))
         yield
 
 
@@ -188,7 +186,7 @@ def test_rules_are_weighted_and_added_to_the_score(history):
     assert metrics["rule/length"] == metrics["objective/response_length"]
     assert len({row["length"] for row in rows}) > 1
     for row in rows:
-        penalty = 0.0 if row["response"].endswith("two") else 1.0
+        penalty = 0.0 if row["response"].endswith("end") else 1.0
         rest = row["score"] - 0.25 * (row["length"] + row["half"]) + penalty
         assert min(abs(rest - row["safety"]), abs(rest - row["helpfulness"])) < 1e-5
 

@@ -195,7 +195,9 @@ def test_estimator_shapes_the_reward_but_not_the_reported_kl(
     np.testing.assert_allclose(kl, scored[2], atol=1e-6)
 
 
-def test_padding_on_either_side_changes_nothing_even_if_end_tokens_fill_it(rl, score, models, rollout, whitening_config):
+def test_padding_on_either_side_changes_nothing_even_if_end_tokens_fill_it(
+    rl, score, models, rollout, whitening_config
+):
     wider = rl.make_rollout(extra_left=3, extra_right=2, filler=rl.END)
     plain, padded = (score(models, batch, whitening_config, rule_scores=RULES) for batch in (rollout, wider))
     mask, columns = np.asarray(rollout.response_mask), rollout.response_mask.shape[1]

@@ -46,9 +46,7 @@ def run(definitions):
     @functools.cache
     def program(config):
         return jax.jit(
-            lambda learners, experience, key: update(
-                definitions, (DESCENT, DESCENT), learners, experience, key, config
-            )
+            lambda learners, experience, key: update(definitions, (DESCENT, DESCENT), learners, experience, key, config)
         )
 
     def run(learners, experience, config, seed=0):
@@ -99,9 +97,7 @@ def parameters(learners: Learners):
 
 
 def assert_close(actual, expected, tolerance: float):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
 
 
 def test_ratio_is_one_in_the_first_minibatch_and_not_after(run, learners, sampled, config):
@@ -169,9 +165,7 @@ def test_one_minibatch_is_the_step_that_torch_takes(run, learners, sampled, conf
 
 def test_micro_batches_of_unequal_lengths_change_nothing(run, learners, sampled, config):
     experience = sampled(noise=0.3)
-    whole, parts = (
-        run(learners, experience, dataclasses.replace(config, micro_batches=count)) for count in (1, 4)
-    )
+    whole, parts = (run(learners, experience, dataclasses.replace(config, micro_batches=count)) for count in (1, 4))
     assert_close(parameters(parts[0]), parameters(whole[0]), 1e-6)
     assert_close(parts[1], whole[1], 1e-5)
 

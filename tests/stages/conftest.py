@@ -57,7 +57,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def folders(world, tmp_path_factory) -> SimpleNamespace:
-    """Folders of an untrained policy and of two reward models; tests do not write to them."""
+    """Folders of two untrained policies and of two reward models; tests do not write to them."""
     root = tmp_path_factory.mktemp("models")
     dialogues = load_demonstrations(DataConfig(path=str(world / "demonstrations.jsonl")))
     tokenizer = train_tokenizer(
@@ -72,8 +72,7 @@ def folders(world, tmp_path_factory) -> SimpleNamespace:
         return Transformer(architecture, rngs=nnx.Rngs(seed))
 
     save_transformer(network(0), root / "policy", tokenizer)
+    save_transformer(network(3), root / "other_policy", tokenizer)
     for seed, kind in enumerate(("helpfulness", "safety"), start=1):
         save_scorer(SequenceScorer(network(seed), rngs=nnx.Rngs(seed)), root / kind, tokenizer)
-    return SimpleNamespace(
-        policy=str(root / "policy"), helpfulness=str(root / "helpfulness"), safety=str(root / "safety")
-    )
+    return SimpleNamespace(**{name: str(root / name) for name in ("policy", "other_policy", "helpfulness", "safety")})

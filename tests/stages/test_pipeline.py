@@ -105,7 +105,7 @@ def test_summary_has_every_policy_with_every_measure(output):
             interval = entry[measure]
             assert interval["low"] <= interval["value"] <= interval["high"], (policy, measure)
             if measure != "kl":
-                assert 0 <= interval["low"] and interval["high"] <= 1, (policy, measure)
+                assert 0 <= interval["low"] <= interval["high"] <= 1, (policy, measure)
     assert summary["policies"]["sft"]["kl"] == {"value": 0, "low": 0, "high": 0}
     assert summary["policies"]["best_of_1"]["kl"]["value"] == 0
     assert summary["policies"]["best_of_4"]["kl"]["value"] == pytest.approx(1.3863 - 0.75, abs=1e-3)
@@ -201,12 +201,14 @@ def test_another_configuration_is_refused_with_the_folders_to_delete(output, con
 
 
 def test_generate_prints_the_answer(output, command):
-    words = ["--prompt=What is the capital of France?", "--response_length=6", f"--helpfulness={output / 'helpfulness'}"]
+    words = [
+        "--prompt=What is the capital of France?",
+        "--response_length=6",
+        f"--helpfulness={output / 'helpfulness'}",
+    ]
     _, printed = command("generate", f"--model.init_from={output / 'ppo'}", *words, output=False)
-    question, answer, score = printed.strip("\n").split("\n", 1)[0], *printed.split("AI: ", 1)[1].rsplit("\n    [", 1)
-    assert question == "USER: What is the capital of France?"
-    assert answer.strip()
-    assert re.match(r"helpfulness [+-]\d+\.\d\d\]", score)
+    printed_form = r"USER: What is the capital of France\?\nAI: (.+)\n    \[helpfulness [+-]\d+\.\d\d\]\n"
+    assert re.fullmatch(printed_form, printed, re.DOTALL)
 
 
 def test_world_and_tokenizer_alone_write_the_same_as_in_the_pipeline(output, tmp_path):

@@ -1,0 +1,90 @@
+"""Best-of-n, held against choosing the best of every subset of its own samples."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf.data.sources import DataConfig
+from rlhf.models.source import ModelSource
+from rlhf.parallel.mesh import MeshConfig
+from rlhf.stages import best_of_n
+
+SAMPLES = 5
+
+
+@pytest.fixture(scope="module")
+def config(folders, world, tmp_path_factory) -> best_of_n.Config:
+    return best_of_n.Config(
+        output=str(tmp_path_factory.mktemp("best_of_n")),
+        model=ModelSource(init_from=folders.policy),
+        helpfulness=folders.helpfulness,
+        safety=folders.safety,
+        data=DataConfig(path=str(world / "prompts_held_out.jsonl")),
+        n=[1, 3, SAMPLES],
+        response_length=6,
+        batch_size=16,
+        mesh=MeshConfig(data=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    """The stage's summary, and what it knew about each of its samples."""
+    caught = {}
+    original = best_of_n.response_columns
+
+    def catching(prompts, responses):
+        caught["columns"] = original(prompts, responses)
+        caught["prompts"], caught["responses"] = prompts, responses
+        return caught["columns"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(best_of_n, "response_columns", catching)
+        summary = best_of_n.run(config)
+    return summary, caught
+
+
+def by_subsets(proxy, values, n):
+    """Mean over all subsets of n samples of what the one with the highest proxy score is worth."""
+    winners = [max(chosen, key=lambda sample: proxy[sample]) for chosen in itertools.combinations(range(SAMPLES), n)]
+    return np.mean([values[winner] for winner in winners])
+
+
+def test_estimates_are_means_over_all_subsets(finished):
+    summary, caught = finished
+    assert summary["samples_per_prompt"] == SAMPLES and summary["prompts"] == len(caught["prompts"])
+    assert list(summary["estimates"]) == ["best_of_1", "best_of_3", "best_of_5"]
+    proxy = caught["columns"]["reward"].reshape(-1, SAMPLES)
+    for name in ("reward", "helpfulness_score", "gold_score", "gold_helpfulness", "response_length"):
+        values = caught["columns"][name].reshape(-1, SAMPLES)
+        rows = [row for row in range(len(values)) if not np.isnan(values[row]).any()]
+        for n in (1, 3, SAMPLES):
+            expected = np.mean([by_subsets(proxy[row], values[row], n) for row in rows])
+            estimate = summary["estimates"][f"best_of_{n}"][name]
+            assert estimate["value"] == pytest.approx(expected, abs=1e-6), (name, n)
+            assert estimate["low"] <= estimate["value"] <= estimate["high"]
+    rewards = [summary["estimates"][f"best_of_{n}"]["reward"]["value"] for n in (1, 3, SAMPLES)]
+    assert rewards[0] < rewards[1] < rewards[2]
+
+
+def test_kl_is_the_bound_for_n(finished, config):
+    curve = json.loads((Path(config.output) / "best_of_n.json").read_text())
+    assert [entry["n"] for entry in curve.values()] == [1, 2, 3, 4, 5]  # asked for, and powers of two
+    for entry in curve.values():
+        assert entry["kl"]["value"] == pytest.approx(math.log(entry["n"]) - (entry["n"] - 1) / entry["n"], abs=1e-6)
+
+
+def test_samples_show_the_first_and_the_best(finished, config):
+    lines = (Path(config.output) / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    proxy = finished[1]["columns"]["reward"].reshape(-1, SAMPLES)
+    texts = np.array(finished[1]["responses"].texts).reshape(-1, SAMPLES)
+    for number, (first, best) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
+        assert (first["n"], best["n"]) == (1, SAMPLES) and first["prompt"] == best["prompt"]
+        assert first["response"] == texts[number, 0]
+        assert best["response"] == texts[number, proxy[number].argmax()]
+        assert best["reward"] == pytest.approx(proxy[number].max(), rel=1e-6)

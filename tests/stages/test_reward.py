@@ -1,0 +1,105 @@
+"""Training a reward model: it learns a preference, and its scores are shifted to the demonstrations' mean."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf.data.sources import DataConfig, load_comparisons
+from rlhf.models.source import ModelSource
+from rlhf.parallel.mesh import MeshConfig
+from rlhf.rewards.text import RewardModel
+from rlhf.stages import reward
+from rlhf.stages.setup import training_and_held_out
+from rlhf.training.loop import LoopConfig
+from rlhf.training.optimizer import OptimizerConfig
+
+QUESTIONS = [f"Question {number}?" for number in range(16)]
+PAIRS = [{"prompt": question, "chosen": "Yes, gladly.", "rejected": "No, never."} for question in QUESTIONS]
+
+
+def write_lines(path, records) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(folders, tmp_path_factory) -> reward.Config:
+    root = tmp_path_factory.mktemp("reward")
+    return reward.Config(
+        output=str(root / "out"),
+        model=ModelSource(init_from=folders.policy),
+        data=DataConfig(path=write_lines(root / "pairs.jsonl", PAIRS), held_out=0.25),
+        max_length=128,
+        optimizer=OptimizerConfig(learning_rate=1e-2, schedule="constant"),
+        loop=LoopConfig(steps=12, epochs=None, batch_size=4),
+        mesh=MeshConfig(data=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    return reward.run(config), RewardModel.load(config.output)
+
+
+def score(model, answer):
+    return model.score(QUESTIONS, [answer] * len(QUESTIONS))
+
+
+def test_it_learns_a_plain_preference(trained):
+    summary, model = trained
+    assert summary["evaluation"]["accuracy"]["value"] == 1.0
+    assert summary["evaluation"]["pairs"] >= 1
+    assert np.all(score(model, "Yes, gladly.") > score(model, "No, never.") + 0.5)
+
+
+def test_preferred_answers_of_the_training_data_score_zero_on_average(trained, config):
+    train, held_out = training_and_held_out(load_comparisons, config.data, None, config.seed)
+    assert len(held_out) == trained[0]["evaluation"]["pairs"] == len(PAIRS) - len(train)
+    scores = trained[1].score([pair.prompt for pair in train], [pair.chosen for pair in train])
+    assert np.mean(scores) == pytest.approx(0, abs=1e-5)
+    assert abs(np.mean(score(trained[1], "No, never."))) > 0.5
+
+
+def test_demonstrations_score_zero_on_average_where_they_are_named(config, tmp_path, trained):
+    demonstrations = [{"prompt": question, "completion": "Who knows?"} for question in QUESTIONS[:5]]
+    path = write_lines(tmp_path / "demonstrations.jsonl", demonstrations)
+    named = replace(config, output=str(tmp_path / "out"), demonstrations=DataConfig(path=path))
+    reward.run(named)
+    model = RewardModel.load(named.output)
+    assert np.mean(model.score(QUESTIONS[:5], ["Who knows?"] * 5)) == pytest.approx(0, abs=1e-5)
+    shift = score(model, "Yes, gladly.") - score(trained[1], "Yes, gladly.")
+    np.testing.assert_allclose(shift, shift[0], atol=1e-4)  # the same model, moved
+    assert abs(shift[0]) > 0.1
+
+
+@pytest.mark.parametrize("use_margins", [True, False])
+def test_margins_are_asked_for_only_if_wanted(config, tmp_path, use_margins):
+    def first_loss(records, name):
+        path = write_lines(tmp_path / f"{name}.jsonl", records)
+        output = tmp_path / name
+        loop = replace(config.loop, steps=1)
+        reward.run(replace(config, output=str(output), data=DataConfig(path=path), use_margins=use_margins, loop=loop))
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        return next(line["loss"] for line in lines if "loss" in line)
+
+    plain = first_loss(PAIRS, "plain")
+    wide = first_loss([pair | {"margin": 3.0} for pair in PAIRS], "wide")
+    assert wide > plain + 1.0 if use_margins else wide == plain
+
+
+def test_centering_keeps_scores_near_zero_before_they_are_shifted(config, tmp_path, monkeypatch):
+    sizes = {}
+    normalised = reward.normalised
+
+    def caught(scorer, tokenizer, stage_config, preferences):
+        model = RewardModel(scorer, tokenizer)
+        scores = np.concatenate([score(model, "Yes, gladly."), score(model, "No, never.")])
+        sizes[stage_config.centering] = np.mean(np.square(scores))
+        return normalised(scorer, tokenizer, stage_config, preferences)
+
+    monkeypatch.setattr(reward, "normalised", caught)
+    for centering in (0.0, 1.0):
+        reward.run(replace(config, output=str(tmp_path / str(centering)), centering=centering))
+    assert sizes[1.0] < 0.25 * sizes[0.0]
