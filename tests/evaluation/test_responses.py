@@ -1,6 +1,9 @@
 """Samples with their scores: each belongs to its prompt, and every number is the one recomputed from the texts' tokens."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -48,6 +51,7 @@ def prompts() -> PromptBatch:
 def make_sampler(networks, tokenizer):
     policy, reference, reward_models = networks
 
+    @functools.cache
     def make(temperature: float = TEMPERATURE, batch_size: int = 4, reference=reference) -> ScoredSampler:
         return ScoredSampler(
             policy,
@@ -114,6 +118,13 @@ def test_every_number_is_that_of_prompt_and_response(sampled, networks, prompts,
         everywhere = np.asarray(scorer(padded, segments.astype(np.int32)))
         expected = [everywhere[number, len(row) - 1] for number, row in enumerate(rows)]
         np.testing.assert_allclose(responses.scores[name], expected, atol=1e-5)
+
+
+def test_every_batch_has_noise_of_its_own(make_sampler, networks, prompts):
+    """Without weights nothing but the noise can make the first rows of two batches differ."""
+    weightless = jax.tree.map(jnp.zeros_like, nnx.state(networks[0]))
+    responses = make_sampler()((weightless,), prompts, jax.random.key(0), repeats=2)
+    assert responses.texts[0] != responses.texts[4]
 
 
 def test_scores_are_combined_without_whitening(sampled):
