@@ -229,7 +229,7 @@ def test_no_key_is_forgotten_above():
 
 def test_long_prompts_are_refused_or_left_out(configure, base_job):
     longest = int(base_job.prompts.mask.sum(axis=1).max())
-    with pytest.raises(UserError, match="max_length"):
+    with pytest.raises(UserError, match="max_prompt_length"):
         ppo.prepare(configure(max_prompt_length=longest - 1))
     skipping = ppo.prepare(configure(max_prompt_length=longest - 1, too_long="skip"))
     assert 0 < len(skipping.prompts.tokens) < len(base_job.prompts.tokens)
