@@ -163,7 +163,7 @@ def test_limits(byte_level):
     for encode, records in cases:
         kept, skipped = encode(byte_level, records, max_length=40, too_long="skip")
         assert (len(kept), skipped) == (len(records) - 1, 1)
-        with pytest.raises(UserError, match=r"p.jsonl:2: \d+ tokens, the limit \(max_length\) is 40"):
+        with pytest.raises(UserError, match=r"p.jsonl:2: \d+ tokens, but max_(prompt_)?length is 40"):
             encode(byte_level, records, max_length=40)
         with pytest.raises(UserError, match=r"all .* longer"):
             encode(byte_level, records, max_length=1, too_long="skip")

@@ -58,7 +58,7 @@ def test_processes_share_every_batch_out():
 def test_impossible_batches():
     with pytest.raises(UserError, match=r"batch_size is 8.*only 5 rows"):
         batches(rows(5), 8, seed=0)
-    with pytest.raises(UserError, match="does not divide"):
+    with pytest.raises(UserError, match="no multiple of the 3 processes"):
         batches(rows(5), 4, seed=0, process_count=3)
 
 

@@ -212,7 +212,7 @@ def test_counts_and_speeds(history):
 
 def test_it_learns_what_is_rewarded(single):
     state, scores = single.start(), []
-    for number in range(40):
+    for number in range(80):
         state = replace(state, kl_coefficient=jnp.float32(0))
         state, report = single.iteration(state, single.prompts, number)
         scores.append(report.metrics["objective/scores"])
