@@ -23,12 +23,17 @@ from rlhf.report.tables import (
 PPO_PANELS = [
     (
         "Reward",
-        "of the reward models, and less the KL penalty",
+        "combined score of the reward models",
+        {"combine/combined_score": "training prompts", "held_out/reward": "held-out prompts"},
+    ),
+    (
+        "Training signal",
+        "score as configured (perhaps whitened), and less the KL penalty",
         {"objective/scores": "score", "objective/rlhf_reward": "less penalty"},
     ),
-    ("Gold score", "what the reward models stand for", {"gold/score": "gold"}),
+    ("Gold score", "what the reward models stand for, on held-out prompts", {"held_out/gold_score": "gold"}),
     ("KL to the SFT policy", "nats a response", {"objective/kl": "KL"}),
-    ("Entropy", "of the policy, nats a token", {"objective/entropy": "entropy"}),
+    ("Entropy", "of the policy, nats a response", {"objective/entropy": "entropy"}),
     ("Policy update", "KL to the policy that sampled", {"policy/approxkl_avg": "KL"}),
     ("Clipped", "share of tokens outside the clip range", {"policy/clipfrac_avg": "clipped"}),
     ("Policy loss", "clipped surrogate", {"loss/policy_avg": "policy"}),
