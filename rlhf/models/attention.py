@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from rlhf.models import parameters
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.projection import project
+from rlhf.models.projection import Projection
 
 Rotation = tuple[Float32[Array, "batch time half"], Float32[Array, "batch time half"]]
 """Cosines and sines of every position's angles, [batch, time, head_dim / 2] each."""
@@ -61,37 +60,31 @@ def attend(
 
 
 class Attention(nnx.Module):
-    """Projections to queries, keys and values, and back to the residual stream."""
+    """Projections to queries, keys and values, the mix of values, and the projection back to the residual stream.
+
+    Attributes:
+        prefix: None, or a module called without arguments that gives keys and values, [kv_heads, length, head_dim] each,
+            to which every query may attend besides those of its row, and which are not rotated.
+    """
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(compute.dtype)
-        dtype, std = compute.parameter_dtype, config.initializer_std
-        width, heads, kv_heads, head_dim = config.width, config.heads, config.key_value_heads, config.head_size
-
-        def heads_of(heads: int, axis: str) -> nnx.Param:
-            axes = ("embed", axis, "head_dim")
-            return parameters.normal(rngs, (width, heads, head_dim), std=std, dtype=dtype, axes=axes)
-
-        self.query_kernel = heads_of(heads, "heads")
-        self.key_kernel = heads_of(kv_heads, "kv_heads")
-        self.value_kernel = heads_of(kv_heads, "kv_heads")
-        self.output_kernel = parameters.normal(
-            rngs, (heads, head_dim, width), std=residual_std(config), dtype=dtype, axes=("heads", "head_dim", "embed")
-        )
-        if config.attention_bias:
-            self.query_bias = parameters.zeros((heads, head_dim), dtype=dtype, axes=("heads", "head_dim"))
-            self.key_bias = parameters.zeros((kv_heads, head_dim), dtype=dtype, axes=("kv_heads", "head_dim"))
-            self.value_bias = parameters.zeros((kv_heads, head_dim), dtype=dtype, axes=("kv_heads", "head_dim"))
-            self.output_bias = parameters.zeros((width,), dtype=dtype, axes=("residual",))
+        shared = {"dtype": compute.parameter_dtype, "bias": config.attention_bias, "rngs": rngs}
+        stream = {"embed": config.width}
+        heads = {"heads": config.heads, "head_dim": config.head_size}
+        kv_heads = {"kv_heads": config.key_value_heads, "head_dim": config.head_size}
+        self.query = Projection(stream, heads, std=config.initializer_std, **shared)
+        self.key = Projection(stream, kv_heads, std=config.initializer_std, **shared)
+        self.value = Projection(stream, kv_heads, std=config.initializer_std, **shared)
+        self.output = Projection(heads, stream, std=config.residual_std, bias_axes=("residual",), **shared)
+        self.prefix = nnx.data(None)
 
     def queries(
         self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
     ) -> Float[Array, "batch time kv_heads group head_dim"]:
         """Queries, rotated to their positions."""
-        queries = project(hidden, self.query_kernel.astype(self.dtype))
-        if self.config.attention_bias:
-            queries = queries + self.query_bias.astype(self.dtype)
+        queries = self.query(hidden, self.dtype)
         if rotation is not None:
             queries = rotate(queries, rotation)
         batch, time, _, head_dim = queries.shape
@@ -101,29 +94,37 @@ class Attention(nnx.Module):
         self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
     ) -> tuple[Float[Array, "batch kv_heads time head_dim"], Float[Array, "batch kv_heads time head_dim"]]:
         """Keys, rotated to their positions, and values."""
-        keys = project(hidden, self.key_kernel.astype(self.dtype))
-        values = project(hidden, self.value_kernel.astype(self.dtype))
-        if self.config.attention_bias:
-            keys = keys + self.key_bias.astype(self.dtype)
-            values = values + self.value_bias.astype(self.dtype)
+        keys, values = self.key(hidden, self.dtype), self.value(hidden, self.dtype)
         if rotation is not None:
             keys = rotate(keys, rotation)
         return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
-    def project_out(
-        self, mixed: Float[Array, "batch time kv_heads group head_dim"]
+    def mix(
+        self,
+        queries: Float[Array, "batch time kv_heads group head_dim"],
+        keys: Float[Array, "batch kv_heads slots head_dim"],
+        values: Float[Array, "batch kv_heads slots head_dim"],
+        mask: Bool[Array, "batch time slots"],
     ) -> Float[Array, "batch time width"]:
-        """Back to the residual stream."""
+        """Attends, to the prefix too where there is one, and projects back to the residual stream."""
+        if self.prefix is not None:
+            keys, values, mask = _prepend(*self.prefix(), keys, values, mask)
+        mixed = attend(queries, keys, values, mask)
         batch, time, _, _, head_dim = mixed.shape
-        heads = mixed.reshape(batch, time, self.config.heads, head_dim)
-        output = project(heads, self.output_kernel.astype(self.dtype))
-        return output + self.output_bias.astype(self.dtype) if self.config.attention_bias else output
+        return self.output(mixed.reshape(batch, time, self.config.heads, head_dim), self.dtype)
 
 
-def residual_std(config: ModelConfig) -> float:
-    """Initial standard deviation of what writes into the residual stream.
+def _prepend(
+    prefix_keys: Float[Array, "kv_heads length head_dim"],
+    prefix_values: Float[Array, "kv_heads length head_dim"],
+    keys: Float[Array, "batch kv_heads slots head_dim"],
+    values: Float[Array, "batch kv_heads slots head_dim"],
+    mask: Bool[Array, "batch time slots"],
+):
+    def join(prefix, own):
+        repeated = jnp.broadcast_to(prefix.astype(own.dtype), (len(own), *prefix.shape))
+        return jnp.concatenate([repeated, own], axis=2)
 
-    Smaller by the square root of the number of writes, two a block, so that the stream's variance does not grow with
-    depth (GPT-2).
-    """
-    return config.initializer_std / (2 * config.layers) ** 0.5
+    length = prefix_keys.shape[1]
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
+    return join(prefix_keys, keys), join(prefix_values, values), mask

@@ -77,6 +77,15 @@ class ModelConfig:
         """Size of one head, resolved."""
         return self.width // self.heads if self.head_dim is None else self.head_dim
 
+    @property
+    def residual_std(self) -> float:
+        """Initial standard deviation of what writes into the residual stream.
+
+        Smaller by the square root of the number of writes, two a block, so that the stream's variance does not grow with
+        depth (GPT-2).
+        """
+        return self.initializer_std / (2 * self.layers) ** 0.5
+
 
 @dataclass(frozen=True)
 class ComputeConfig:

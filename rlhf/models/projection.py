@@ -3,8 +3,14 @@
 from math import prod
 
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from rlhf.models import parameters
+
+Axes = dict[str, int]
+"""Logical name and size of each axis, in order: `{"heads": 4, "head_dim": 8}`."""
 
 
 def project(
@@ -30,3 +36,56 @@ def project(
         inputs.reshape(batch * time, size), kernel.reshape(size, prod(outputs)), preferred_element_type=accumulate_in
     )
     return product.reshape(batch, time, *outputs)
+
+
+class Projection(nnx.Module):
+    """A linear map between feature axes, with room for an adapter.
+
+    Args:
+        inputs: the features that are contracted.
+        outputs: the features that come out.
+        std: standard deviation of the kernel's draw.
+        bias: whether a bias, which starts at 0, is added.
+        dtype: storage of the parameters.
+        rngs: stream `params` draws the kernel.
+        bias_axes: logical names of the bias' axes; None for those of the outputs.
+
+    Attributes:
+        kernel: shape [*inputs, *outputs].
+        bias: shape [*outputs], where there is one.
+        adapter: None, or a module called as `adapter(inputs, outputs, kernel)`, all in the compute dtype, whose result
+            takes the place of the outputs.
+    """
+
+    def __init__(
+        self,
+        inputs: Axes,
+        outputs: Axes,
+        *,
+        std: float,
+        bias: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        bias_axes: tuple[str, ...] | None = None,
+    ):
+        shape = (*inputs.values(), *outputs.values())
+        self.kernel = parameters.normal(rngs, shape, std=std, dtype=dtype, axes=(*inputs, *outputs))
+        if bias:
+            self.bias = parameters.zeros(tuple(outputs.values()), dtype=dtype, axes=bias_axes or tuple(outputs))
+        self.has_bias = bias
+        self.adapter = nnx.data(None)
+
+    def __call__(
+        self, inputs: Float[Array, "batch time *inputs"], dtype: DTypeLike
+    ) -> Float[Array, "batch time *outputs"]:
+        """Applies the map.
+
+        Args:
+            inputs: activations.
+            dtype: that of the product.
+        """
+        kernel = self.kernel[...].astype(dtype)
+        outputs = project(inputs, kernel)
+        if self.has_bias:
+            outputs = outputs + self.bias[...].astype(dtype)
+        return outputs if self.adapter is None else self.adapter(inputs, outputs, kernel)

@@ -14,10 +14,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from rlhf.models import parameters
-from rlhf.models.attention import Attention, Rotation, attend, residual_std, rotation
+from rlhf.models.attention import Attention, Rotation, rotation
 from rlhf.models.cache import KVCache, read_layer, write_layer
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.projection import project
+from rlhf.models.projection import Projection
 from rlhf.parallel.rules import constrain
 
 ACTIVATIONS = {
@@ -70,44 +70,37 @@ class Mlp(nnx.Module):
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(compute.dtype)
-        dtype, width, hidden = compute.parameter_dtype, config.width, config.mlp_width
-
-        def project_up() -> nnx.Param:
-            std = config.initializer_std
-            return parameters.normal(rngs, (width, hidden), std=std, dtype=dtype, axes=("embed", "mlp"))
-
-        self.up_kernel = project_up()
+        shared = {"dtype": compute.parameter_dtype, "bias": config.mlp_bias, "rngs": rngs}
+        stream, hidden = {"embed": config.width}, {"mlp": config.mlp_width}
+        self.up = Projection(stream, hidden, std=config.initializer_std, **shared)
         if config.gated_mlp:
-            self.gate_kernel = project_up()
-        self.down_kernel = parameters.normal(
-            rngs, (hidden, width), std=residual_std(config), dtype=dtype, axes=("mlp", "embed")
-        )
-        if config.mlp_bias:
-            self.up_bias = parameters.zeros((hidden,), dtype=dtype, axes=("mlp",))
-            if config.gated_mlp:
-                self.gate_bias = parameters.zeros((hidden,), dtype=dtype, axes=("mlp",))
-            self.down_bias = parameters.zeros((width,), dtype=dtype, axes=("residual",))
+            self.gate = Projection(stream, hidden, std=config.initializer_std, **shared)
+        self.down = Projection(hidden, stream, std=config.residual_std, bias_axes=("residual",), **shared)
 
     def __call__(self, hidden: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
         """What the block adds to the residual stream."""
         activation = ACTIVATIONS[self.config.activation]
-        up = self._affine(hidden, "up")
-        inner = activation(self._affine(hidden, "gate")) * up if self.config.gated_mlp else activation(up)
-        return self._affine(inner, "down")
-
-    def _affine(self, inputs: Float[Array, "batch time inputs"], name: str) -> Float[Array, "batch time outputs"]:
-        outputs = project(inputs, getattr(self, f"{name}_kernel").astype(self.dtype))
-        return outputs + getattr(self, f"{name}_bias").astype(self.dtype) if self.config.mlp_bias else outputs
+        inner = self.up(hidden, self.dtype)
+        inner = activation(self.gate(hidden, self.dtype)) * inner if self.config.gated_mlp else activation(inner)
+        return self.down(inner, self.dtype)
 
 
 class Block(nnx.Module):
-    """Attention and feed-forward part, each on the normalised residual stream and added to it."""
+    """Attention and feed-forward part, each on the normalised residual stream and added to it.
+
+    Attributes:
+        attention_adapter: None, or a module called on what attention is about to add to the residual stream, whose result
+            is added instead.
+        mlp_adapter: the same for the feed-forward part.
+    """
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.attention_norm = Norm(config, compute)
         self.attention = Attention(config, compute, rngs)
         self.mlp_norm = Norm(config, compute)
         self.mlp = Mlp(config, compute, rngs)
+        self.attention_adapter = nnx.data(None)
+        self.mlp_adapter = nnx.data(None)
 
     def __call__(
         self, hidden: Float[Array, "batch time width"], rotation: Rotation | None, mask: Bool[Array, "batch time time"]
@@ -115,8 +108,7 @@ class Block(nnx.Module):
         """Reads whole rows: every token's keys are among the inputs."""
         normalised = self.attention_norm(hidden)
         keys, values = self.attention.keys_and_values(normalised, rotation)
-        mixed = attend(self.attention.queries(normalised, rotation), keys, values, mask)
-        return self._add(hidden, mixed)
+        return self._add(hidden, self.attention.mix(self.attention.queries(normalised, rotation), keys, values, mask))
 
     def decode(
         self,
@@ -136,12 +128,17 @@ class Block(nnx.Module):
             length=cache.length,
         )
         queries = self.attention.queries(normalised, rotation)
-        mixed = attend(queries, read_layer(cache.keys, layer), read_layer(cache.values, layer), mask)
+        mixed = self.attention.mix(queries, read_layer(cache.keys, layer), read_layer(cache.values, layer), mask)
         return self._add(hidden, mixed), cache
 
     def _add(self, hidden, mixed):
-        hidden = constrain(hidden + self.attention.project_out(mixed), ("batch", "time", None))
-        return constrain(hidden + self.mlp(self.mlp_norm(hidden)), ("batch", "time", None))
+        if self.attention_adapter is not None:
+            mixed = self.attention_adapter(mixed)
+        hidden = constrain(hidden + mixed, ("batch", "time", None))
+        transformed = self.mlp(self.mlp_norm(hidden))
+        if self.mlp_adapter is not None:
+            transformed = self.mlp_adapter(transformed)
+        return constrain(hidden + transformed, ("batch", "time", None))
 
 
 class Transformer(nnx.Module):

@@ -61,11 +61,14 @@ def test_parameters_and_their_moments_lie_alike(model, mesh):
     _, trainable, _ = split_model(model)
     adam = shard_state(optax.adamw(1e-3).init(trainable), mesh)[0]
     parameters = shard_state(trainable, mesh)
-    layouts = [jax.tree.map(lambda array: array.sharding.spec, jax.tree.leaves(tree)) for tree in (parameters, adam.mu, adam.nu)]
+    layouts = [
+        jax.tree.map(lambda array: array.sharding.spec, jax.tree.leaves(tree))
+        for tree in (parameters, adam.mu, adam.nu)
+    ]
     assert layouts[0] == layouts[1] == layouts[2]
     attention = parameters["blocks"]["attention"]
-    assert attention["query_kernel"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
-    assert attention["output_kernel"].sharding.spec == PartitionSpec(None, "tensor", None, "fsdp")
+    assert attention["query"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
+    assert attention["output"]["kernel"].sharding.spec == PartitionSpec(None, "tensor", None, "fsdp")
     assert parameters["embedding"].sharding.spec == PartitionSpec("tensor", "fsdp")
     assert adam.count.sharding.is_fully_replicated
 
@@ -92,11 +95,17 @@ def test_shardings_need_shapes_only(mesh):
     ("choices", "sizes", "message"),
     [
         ({"vocab_size": 51}, {"tensor": 2}, r"mesh\.tensor = 2 does not divide the axis 'vocab' of embedding.*51"),
-        ({"kv_heads": 2}, {"tensor": 4}, r"'kv_heads' of blocks\.attention\.key_kernel.*\n.*mesh\.tensor to one of 1, 2"),
+        (
+            {"kv_heads": 2},
+            {"tensor": 4},
+            r"'kv_heads' of blocks\.attention\.key\.kernel.*\n.*mesh\.tensor to one of 1, 2",
+        ),
     ],
 )
 def test_axes_that_do_not_divide_are_refused(choices, sizes, message):
-    state = nnx.state(Transformer(ModelConfig(**{"vocab_size": 48, "width": 32, "layers": 2} | choices), rngs=nnx.Rngs(0)))
+    state = nnx.state(
+        Transformer(ModelConfig(**{"vocab_size": 48, "width": 32, "layers": 2} | choices), rngs=nnx.Rngs(0))
+    )
     with pytest.raises(UserError, match=message):
         state_shardings(state, make_mesh(MeshConfig(**sizes)))
 
