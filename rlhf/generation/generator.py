@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlhf.data.batches import PromptBatch
 from rlhf.generation.sampling import SamplingConfig, sample_tokens
-from rlhf.models.cache import KVCache
 from rlhf.models.transformer import Transformer, positions_from_segments
 
 
@@ -62,7 +61,7 @@ def generate(
         Responses of shape [batch, max_new_tokens].
     """
     batch, prompt_time = prompt_tokens.shape
-    cache = KVCache.create(model.config, model.compute, batch, prompt_time + max_new_tokens)
+    cache = model.new_cache(batch, prompt_time + max_new_tokens)
     positions = positions_from_segments(prompt_mask.astype(jnp.int32))
     hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache)
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
@@ -104,7 +103,9 @@ def generate(
     return jax.lax.while_loop(keep_going, decode_one, carry)[-1]
 
 
-def compile_generator(graphdef: nnx.GraphDef, *, sampling: SamplingConfig, max_new_tokens: int, end_token: int, pad_token: int):
+def compile_generator(
+    graphdef: nnx.GraphDef, *, sampling: SamplingConfig, max_new_tokens: int, end_token: int, pad_token: int
+):
     """Makes the jitted program `(state, PromptBatch, key) -> Responses` for a model's graph definition.
 
     It is compiled once a shape of the prompts.

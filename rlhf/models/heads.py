@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int
 
 from rlhf.models import parameters
+from rlhf.models.partition import HeadParam
 from rlhf.models.transformer import Transformer
 
 
@@ -30,9 +31,10 @@ class SequenceScorer(nnx.Module):
         width = transformer.config.width
         std = (width + 1) ** -0.5 if head_init == "normal" else 0.0
         self.transformer = transformer
-        self.kernel = parameters.normal(
+        drawn = parameters.normal(
             rngs, (width, 1), std=std, dtype=transformer.compute.parameter_dtype, axes=("residual", None)
         )
+        self.kernel = HeadParam(drawn[...], axes=drawn.axes)
         self.shift = Statistic(jnp.zeros((), jnp.float32), axes=())
         self.scale = Statistic(jnp.ones((), jnp.float32), axes=())
 

@@ -53,8 +53,9 @@ class Projection(nnx.Module):
     Attributes:
         kernel: shape [*inputs, *outputs].
         bias: shape [*outputs], where there is one.
-        adapter: None, or a module called as `adapter(inputs, outputs, kernel)`, all in the compute dtype, whose result
-            takes the place of the outputs.
+        input_axes: number of the kernel's leading axes that are inputs.
+        adapter: None, or a module called as `adapter(inputs, outputs, kernel, bias)`, all in the compute dtype, bias None
+            where there is none, whose result takes the place of the outputs.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Projection(nnx.Module):
         if bias:
             self.bias = parameters.zeros(tuple(outputs.values()), dtype=dtype, axes=bias_axes or tuple(outputs))
         self.has_bias = bias
+        self.input_axes = len(inputs)
         self.adapter = nnx.data(None)
 
     def __call__(
@@ -85,7 +87,8 @@ class Projection(nnx.Module):
             dtype: that of the product.
         """
         kernel = self.kernel[...].astype(dtype)
+        bias = self.bias[...].astype(dtype) if self.has_bias else None
         outputs = project(inputs, kernel)
-        if self.has_bias:
-            outputs = outputs + self.bias[...].astype(dtype)
-        return outputs if self.adapter is None else self.adapter(inputs, outputs, kernel)
+        if bias is not None:
+            outputs = outputs + bias
+        return outputs if self.adapter is None else self.adapter(inputs, outputs, kernel, bias)

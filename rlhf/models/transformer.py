@@ -65,7 +65,11 @@ class Norm(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """The feed-forward part, plain or gated (2002.05202)."""
+    """The feed-forward part, plain or gated (2002.05202).
+
+    Attributes:
+        hidden_adapter: None, or a module called on the hidden features, whose result is projected down instead.
+    """
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config = config
@@ -76,12 +80,15 @@ class Mlp(nnx.Module):
         if config.gated_mlp:
             self.gate = Projection(stream, hidden, std=config.initializer_std, **shared)
         self.down = Projection(hidden, stream, std=config.residual_std, bias_axes=("residual",), **shared)
+        self.hidden_adapter = nnx.data(None)
 
     def __call__(self, hidden: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
         """What the block adds to the residual stream."""
         activation = ACTIVATIONS[self.config.activation]
         inner = self.up(hidden, self.dtype)
         inner = activation(self.gate(hidden, self.dtype)) * inner if self.config.gated_mlp else activation(inner)
+        if self.hidden_adapter is not None:
+            inner = self.hidden_adapter(inner)
         return self.down(inner, self.dtype)
 
 
@@ -148,11 +155,16 @@ class Transformer(nnx.Module):
         config: the architecture.
         compute: dtypes and rematerialisation.
         rngs: stream `params` draws the weights.
+
+    Attributes:
+        soft_prompt: None, or a module called without arguments that gives embeddings, [length, width], of virtual tokens
+            which stand before every sequence and are attended to by all of its tokens.
     """
 
     def __init__(self, config: ModelConfig, *, compute: ComputeConfig = ComputeConfig(), rngs: nnx.Rngs):
         self.config = config
         self.compute = compute
+        self.soft_prompt = nnx.data(None)
         dtype, std = compute.parameter_dtype, config.initializer_std
         self.embedding = parameters.normal(
             rngs, (config.vocab_size, config.width), std=std, dtype=dtype, axes=("vocab", "embed")
@@ -187,17 +199,41 @@ class Transformer(nnx.Module):
             Hidden states after the final norm; at padding they are finite and meaningless.
         """
         positions = positions_from_segments(segment_ids) if positions is None else positions
+        positions = positions + self.virtual_tokens
         same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
         causal = jnp.tri(tokens.shape[1], dtype=bool)
         mask = same_segment & causal & (segment_ids > 0)[:, None, :]
+        hidden = self._embed(tokens, positions)
+        if self.soft_prompt is not None:
+            hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)
         angles = self._rotation(positions)
         graphdef, layers = nnx.split(self.blocks)
 
         def apply_block(hidden, layer_state):
             return nnx.merge(graphdef, layer_state)(hidden, angles, mask), None
 
-        hidden, _ = lax.scan(_rematerialised(apply_block, self.compute.remat), self._embed(tokens, positions), layers)
-        return self.final_norm(hidden)
+        hidden, _ = lax.scan(_rematerialised(apply_block, self.compute.remat), hidden, layers)
+        return self.final_norm(hidden[:, self.virtual_tokens :])
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Number of virtual tokens that stand before every sequence."""
+        return 0 if self.soft_prompt is None else self.soft_prompt.length
+
+    def new_cache(self, batch: int, slots: int) -> KVCache:
+        """A cache for `decode`, with nothing in it but the virtual tokens, if there are any.
+
+        Args:
+            batch: number of rows.
+            slots: room for prompt and response together, in tokens; virtual tokens have theirs besides.
+        """
+        length = self.virtual_tokens
+        cache = KVCache.create(self.config, self.compute, batch, length + slots)
+        if length == 0:
+            return cache
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+        virtual = jnp.broadcast_to(self._virtual_hidden(), (batch, length, self.config.width))
+        return self._decode(virtual, positions, jnp.ones((batch, length), bool), cache)[1]
 
     def decode(
         self,
@@ -210,14 +246,18 @@ class Transformer(nnx.Module):
 
         Args:
             tokens: new tokens; they go to the slots from `cache.length` on, for which there must be room.
-            positions: their places in their sequences.
+            positions: their places in their sequences, virtual tokens not counted.
             valid: True on real tokens, False on padding, which is never attended to.
-            cache: what came before.
+            cache: what came before; at first, `new_cache`.
 
         Returns:
             Hidden states after the final norm, and the cache with the new tokens in it.
         """
-        time = tokens.shape[1]
+        positions = positions + self.virtual_tokens
+        return self._decode(self._embed(tokens, positions), positions, valid, cache)
+
+    def _decode(self, hidden, positions, valid, cache: KVCache):
+        time = hidden.shape[1]
         slot_valid = lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         up_to_itself = jnp.arange(cache.slots) <= cache.length + jnp.arange(time)[:, None]
         mask = slot_valid[:, None, :] & up_to_itself
@@ -230,8 +270,7 @@ class Transformer(nnx.Module):
             layer, layer_state = inputs
             return nnx.merge(graphdef, layer_state).decode(hidden, angles, mask, cache, layer), None
 
-        start = (self._embed(tokens, positions), cache)
-        (hidden, cache), _ = lax.scan(apply_block, start, (jnp.arange(self.config.layers), layers))
+        (hidden, cache), _ = lax.scan(apply_block, (hidden, cache), (jnp.arange(self.config.layers), layers))
         return self.final_norm(hidden), KVCache(cache.keys, cache.values, slot_valid, cache.length + time)
 
     def logits(self, hidden: Float[Array, "*rows width"]) -> Float32[Array, "*rows vocab"]:
@@ -244,11 +283,29 @@ class Transformer(nnx.Module):
         return kernel.astype(self.compute.dtype)
 
     def _embed(self, tokens, positions):
-        hidden = constrain(self.embedding[...], ("vocab", None))[tokens]
+        return self._place(constrain(self.embedding[...], ("vocab", None))[tokens], positions)
+
+    def _virtual_hidden(self):
+        return self._place(self.soft_prompt()[None], jnp.arange(self.virtual_tokens, dtype=jnp.int32)[None])
+
+    def _place(self, hidden, positions):
         if self.config.position == "learned":
             # A position beyond the context is NaN, which is noticed, rather than the last one, which is not.
             hidden = hidden + jnp.take(self.position_embedding[...], positions, axis=0, mode="fill")
         return constrain(hidden.astype(self.compute.dtype), ("batch", "time", None))
+
+    def _prepend_soft_prompt(self, hidden, positions, mask):
+        """Puts the virtual tokens before each row; all of its tokens see them, they see those of themselves that come before."""
+        (batch, time, width), length = hidden.shape, self.virtual_tokens
+        virtual = jnp.broadcast_to(self._virtual_hidden(), (batch, length, width))
+        virtual_positions = jnp.broadcast_to(jnp.arange(length, dtype=positions.dtype), (batch, length))
+        virtual_mask = jnp.broadcast_to(jnp.tri(length, length + time, dtype=bool), (batch, length, length + time))
+        own_mask = jnp.pad(mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
+        return (
+            jnp.concatenate([virtual, hidden], axis=1),
+            jnp.concatenate([virtual_positions, positions], axis=1),
+            jnp.concatenate([virtual_mask, own_mask], axis=1),
+        )
 
     def _rotation(self, positions) -> Rotation | None:
         if self.config.position != "rope":
