@@ -28,23 +28,25 @@ class SequenceBatch:
 @register_dataclass
 @dataclass(frozen=True)
 class PairBatch:
-    """Comparisons: prompt and answer in one row, right-padded; the score is read at the answer's last token.
+    """Comparisons, one or several a row; a prompt with one of its answers is a sequence, scored at its last token.
+
+    Both answers of a comparison are in the same row, so that a row is an example by itself.
 
     Attributes:
-        chosen_tokens: prompt and preferred answer.
-        chosen_mask: True on real tokens.
-        rejected_tokens: prompt and other answer.
-        rejected_mask: True on real tokens.
+        tokens: token ids.
+        segment_ids: 1, 2, … for the sequences of a row, 0 for padding; attention stays inside a segment.
+        chosen_end: column of the last token of each comparison's preferred answer.
+        rejected_end: column of the last token of its other answer.
         margin: required score difference (0 when the data gives none).
-        weight: the comparison's weight in the loss; 0 marks a filler row.
+        weight: each comparison's weight in the loss; 0 marks a place without one.
     """
 
-    chosen_tokens: Int[Array, "batch time"]
-    chosen_mask: Bool[Array, "batch time"]
-    rejected_tokens: Int[Array, "batch time"]
-    rejected_mask: Bool[Array, "batch time"]
-    margin: Float[Array, " batch"]
-    weight: Float[Array, " batch"]
+    tokens: Int[Array, "batch time"]
+    segment_ids: Int[Array, "batch time"]
+    chosen_end: Int[Array, "batch pairs"]
+    rejected_end: Int[Array, "batch pairs"]
+    margin: Float[Array, "batch pairs"]
+    weight: Float[Array, "batch pairs"]
 
 
 @register_dataclass

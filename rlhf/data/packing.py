@@ -59,20 +59,47 @@ def pad_sequences(sequences: Sequences, row_length: int, *, pad_token: int = 0) 
     return _lay_out(sequences, [[index] for index in range(len(sequences))], row_length, pad_token)
 
 
-def pad_pairs(pairs: Sequence[EncodedPair], row_length: int, *, pad_token: int = 0) -> PairBatch:
-    """Each comparison as two rows of prompt and answer, padded on the right to `row_length` (ValueError if longer)."""
-    chosen = [np.concatenate([pair.prompt, pair.chosen]) for pair in pairs]
-    rejected = [np.concatenate([pair.prompt, pair.rejected]) for pair in pairs]
-    chosen_tokens, chosen_mask = _pad_rows(chosen, row_length, pad_token)
-    rejected_tokens, rejected_mask = _pad_rows(rejected, row_length, pad_token)
-    return PairBatch(
-        chosen_tokens=chosen_tokens,
-        chosen_mask=chosen_mask,
-        rejected_tokens=rejected_tokens,
-        rejected_mask=rejected_mask,
-        margin=np.asarray([pair.margin for pair in pairs], np.float32),
-        weight=np.asarray([pair.weight for pair in pairs], np.float32),
+def pack_pairs(pairs: Sequence[EncodedPair], row_length: int, *, pad_token: int = 0) -> PairBatch:
+    """Packs comparisons, each as two sequences of prompt and answer, into rows as `pack_sequences` does with sequences.
+
+    Args:
+        pairs: the comparisons.
+        row_length: tokens a row; a comparison's two sequences together are at most that long (ValueError if not).
+        pad_token: id written into padding.
+
+    Returns:
+        NumPy arrays [rows, row_length], and [rows, most comparisons in a row] for what belongs to a comparison.
+    """
+    lengths = [pair_length(pair) for pair in pairs]
+    _check_lengths(lengths, row_length)
+    rows = _best_fit_decreasing(lengths, row_length)
+    places = (len(rows), max(map(len, rows), default=0))
+    batch = PairBatch(
+        tokens=np.full((len(rows), row_length), pad_token, np.int32),
+        segment_ids=np.zeros((len(rows), row_length), np.int32),
+        chosen_end=np.zeros(places, np.int32),
+        rejected_end=np.zeros(places, np.int32),
+        margin=np.zeros(places, np.float32),
+        weight=np.zeros(places, np.float32),
     )
+    for row, members in enumerate(rows):
+        start = 0
+        for place, index in enumerate(members):
+            pair = pairs[index]
+            batch.margin[row, place], batch.weight[row, place] = pair.margin, pair.weight
+            answers = ((pair.chosen, batch.chosen_end), (pair.rejected, batch.rejected_end))
+            for side, (answer, last) in enumerate(answers):
+                end = start + len(pair.prompt) + len(answer)
+                batch.tokens[row, start:end] = np.concatenate([pair.prompt, answer])
+                batch.segment_ids[row, start:end] = 2 * place + side + 1
+                last[row, place] = end - 1
+                start = end
+    return batch
+
+
+def pair_length(pair: EncodedPair) -> int:
+    """Tokens of a comparison: its prompt twice, and both answers."""
+    return 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
 def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, *, pad_token: int = 0) -> PromptBatch:

@@ -6,12 +6,12 @@ from jaxtyping import Array, Float, Float32
 
 
 def pairwise_loss(
-    chosen: Float[Array, " batch"],
-    rejected: Float[Array, " batch"],
+    chosen: Float[Array, "*batch"],
+    rejected: Float[Array, "*batch"],
     *,
-    margin: Float[Array, " batch"] | float = 0.0,
+    margin: Float[Array, "*batch"] | float = 0.0,
     centering: float = 0.0,
-    weight: Float[Array, " batch"] | None = None,
+    weight: Float[Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """−log σ(chosen − rejected − margin) + centering · (chosen + rejected)², weighted and summed.
 
@@ -38,10 +38,10 @@ def pairwise_loss(
 
 
 def pairwise_accuracy(
-    chosen: Float[Array, " batch"],
-    rejected: Float[Array, " batch"],
+    chosen: Float[Array, "*batch"],
+    rejected: Float[Array, "*batch"],
     *,
-    weight: Float[Array, " batch"] | None = None,
+    weight: Float[Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Share of comparisons that the scores order as the data does; equal scores count one half.
 
@@ -58,5 +58,5 @@ def pairwise_accuracy(
     return jnp.sum(weight * correct), jnp.sum(weight)
 
 
-def _weights(scores: Float[Array, " batch"], weight: Float[Array, " batch"] | None) -> Float32[Array, " batch"]:
+def _weights(scores: Float[Array, "*batch"], weight: Float[Array, "*batch"] | None) -> Float32[Array, "*batch"]:
     return jnp.ones(scores.shape, jnp.float32) if weight is None else weight.astype(jnp.float32)

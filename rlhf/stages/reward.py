@@ -14,7 +14,7 @@ from flax import nnx
 
 from rlhf.data.batches import PairBatch
 from rlhf.data.lengths import TooLong, encode_comparisons, encode_demonstrations
-from rlhf.data.packing import pad_pairs, round_up
+from rlhf.data.packing import pack_pairs, pair_length, round_up
 from rlhf.data.records import Comparison
 from rlhf.data.sources import DataConfig, load_comparisons, load_demonstrations
 from rlhf.errors import UserError
@@ -24,7 +24,6 @@ from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import load_scorer, save_scorer
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
-from rlhf.rewards.model import score_sequences
 from rlhf.rewards.text import score_token_sequences
 from rlhf.stages.folder import close_folder, open_folder, write_json
 from rlhf.stages.setup import check_row_length, model_tokenizer, say_left_out, training_and_held_out
@@ -49,11 +48,12 @@ class Config:
         evaluation_data: held-out comparisons; null for `data.held_out` of the data.
         demonstrations: after training the scores are shifted so that these have mean 0; null for the preferred answers of the data.
         max_length: longest prompt and answer together, in tokens.
+        row_length: tokens of a row, into which comparisons are packed; null for what the longest comparison needs.
         too_long: refuse a longer comparison, or leave it out and count it.
         use_margins: ask for the score difference that the data gives (2307.09288, equation 2).
         centering: strength of the pull of both scores towards 0 (2312.09244).
         optimizer: AdamW and its schedule.
-        loop: steps, batch size, evaluation, checkpoints.
+        loop: steps, batch size (in rows), evaluation, checkpoints.
         mesh: how devices are laid out.
         tracking: where metrics go.
         seed: of everything random.
@@ -66,6 +66,7 @@ class Config:
     evaluation_data: DataConfig | None = None
     demonstrations: DataConfig | None = None
     max_length: int = 512
+    row_length: int | None = None
     too_long: TooLong = "error"
     use_margins: bool = True
     centering: float = 0.0
@@ -77,12 +78,12 @@ class Config:
 
 
 def comparison_loss(centering: float):
-    """The loss function on a batch of comparisons; both answers go through the network as one batch of twice the rows."""
+    """The loss function on a batch of comparisons: both answers of all of them go through the network together."""
 
     def loss(scorer: SequenceScorer, batch: PairBatch):
-        tokens = jnp.concatenate([batch.chosen_tokens, batch.rejected_tokens])
-        mask = jnp.concatenate([batch.chosen_mask, batch.rejected_mask])
-        chosen, rejected = jnp.split(score_sequences(scorer, tokens, mask), 2)
+        scores = scorer(batch.tokens, batch.segment_ids)
+        chosen = jnp.take_along_axis(scores, batch.chosen_end, axis=1)
+        rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
         total, weight = pairwise_loss(chosen, rejected, margin=batch.margin, centering=centering, weight=batch.weight)
         difference = jnp.where(batch.weight > 0, chosen - rejected, 0.0)
         metrics = {
@@ -124,9 +125,16 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
             tokenizer, records, max_length=config.max_length, too_long=config.too_long
         )
         say_left_out(left_out, "comparisons", f"max_length, {config.max_length} tokens")
-        longest = max(len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in encoded)
-        columns = min(round_up(longest, ROW_LENGTH_MULTIPLE), config.max_length)
-        return [records[pair.index] for pair in encoded], pad_pairs(encoded, columns)
+        longest = max(map(pair_length, encoded))
+        if config.row_length is not None and config.row_length < longest:
+            raise UserError(
+                f"row_length is {config.row_length}, but the longest comparison takes {longest} tokens (prompt and answer, twice)",
+                fix=f"set row_length to {longest} or more, or to null.",
+            )
+        row_length = config.row_length or round_up(longest, ROW_LENGTH_MULTIPLE)
+        return [records[pair.index] for pair in encoded], pack_pairs(
+            encoded, row_length, pad_token=tokenizer.pad_token_id
+        )
 
     preferences, train_pairs = pairs(preferences)
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)

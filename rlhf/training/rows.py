@@ -20,8 +20,6 @@ Rows = SequenceBatch | PairBatch
 
 def count_tokens(batch: Rows) -> int:
     """Tokens of a batch, padding not counted."""
-    if isinstance(batch, PairBatch):
-        return int(np.sum(batch.chosen_mask) + np.sum(batch.rejected_mask))
     return int(np.sum(batch.segment_ids != 0))
 
 

@@ -69,8 +69,9 @@ def test_filler_rows_count_for_nothing():
     assert filled.segment_ids[5:].all()
     assert row_count(fill_up(rows(8), 4)) == 8
     flags, values = np.ones((3, 2), bool), np.ones(3, np.float32)
-    pairs = fill_up(PairBatch(flags, flags, flags, flags, values, values), 2)
-    assert pairs.weight.tolist() == [1, 1, 1, 0]
+    places = np.ones((3, 2), np.float32)
+    pairs = fill_up(PairBatch(flags, flags, flags, flags, places, places), 2)
+    assert pairs.weight.tolist() == [[1, 1]] * 3 + [[0, 0]]
     prompts = fill_up(PromptBatch(flags, flags, values > 0, np.arange(3)), 2)
     assert prompts.index.tolist() == [0, 1, 2, -1]
     assert prompts.mask.all()

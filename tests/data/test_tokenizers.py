@@ -73,7 +73,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_tokenizer(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds none; expected tokenizer.json"):
+    with pytest.raises(UserError, match=r"holds none; expected tokenizer\.json"):
         load_tokenizer(tmp_path / "empty")
     with pytest.raises(UserError, match="256 bytes"):
         train_tokenizer(TEXTS, 258)

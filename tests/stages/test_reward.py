@@ -3,10 +3,16 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from rlhf.data.encoding import EncodedPair
+from rlhf.data.packing import pack_pairs, pair_length
 from rlhf.data.sources import DataConfig, load_comparisons
+from rlhf.errors import UserError
+from rlhf.models.hub import load_scorer
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.rewards.text import RewardModel
@@ -87,6 +93,40 @@ def test_margins_are_asked_for_only_if_wanted(config, tmp_path, use_margins):
     plain = first_loss(PAIRS, "plain")
     wide = first_loss([pair | {"margin": 3.0} for pair in PAIRS], "wide")
     assert wide > plain + 1.0 if use_margins else wide == plain
+
+
+def test_packing_changes_neither_loss_nor_accuracy(folders):
+    scorer = load_scorer(folders.policy, rngs=nnx.Rngs(0))
+    generator = np.random.default_rng(0)
+
+    def draw(length):
+        return generator.integers(1, scorer.transformer.config.vocab_size, length).astype(np.int32)
+
+    pairs = [
+        EncodedPair(draw(5), draw(3 + number), draw(9 - number), margin=0.1 * number, weight=1.0 + number)
+        for number in range(6)
+    ]
+    packed, alone = pack_pairs(pairs, 64), pack_pairs(pairs, max(map(pair_length, pairs)))
+    assert len(packed.tokens) < len(alone.tokens) == len(pairs)
+    expected = jax.tree.leaves(reward.comparison_loss(0.01)(scorer, alone))
+    found = jax.tree.leaves(reward.comparison_loss(0.01)(scorer, packed))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_row_must_hold_the_longest_comparison(config, tmp_path):
+    with pytest.raises(UserError, match=r"row_length is 16, but the longest comparison takes \d+ tokens"):
+        reward.run(replace(config, output=str(tmp_path / "out"), row_length=16))
+
+
+def test_longer_rows_hold_more_comparisons(config, tmp_path):
+    first = {}
+    for row_length in (128, 256):
+        output = tmp_path / str(row_length)
+        loop = replace(config.loop, steps=1, batch_size=1)
+        reward.run(replace(config, output=str(output), row_length=row_length, loop=loop))
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        first[row_length] = next(line["weight"] for line in lines if "weight" in line)
+    assert first[256] >= 2 * first[128] > 0
 
 
 def test_centering_keeps_scores_near_zero_before_they_are_shifted(config, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rlhf.data.batches import PairBatch, SequenceBatch
+from rlhf.data.batches import SequenceBatch
 from rlhf.tracking.tracker import Tracker
 from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
@@ -75,6 +75,3 @@ def test_hook_sees_the_current_model(tmp_path):
 def test_tokens_are_counted_without_padding():
     batch = rows(4)
     assert count_tokens(batch) == int((batch.segment_ids > 0).sum())
-    ones, zeros = np.ones((2, 3), bool), np.zeros(2, np.float32)
-    short = np.array([[True, False, False]] * 2)
-    assert count_tokens(PairBatch(ones * 1, ones, ones * 1, short, zeros, zeros)) == 8
