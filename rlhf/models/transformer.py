@@ -159,12 +159,14 @@ class Transformer(nnx.Module):
     Attributes:
         soft_prompt: None, or a module called without arguments that gives embeddings, [length, width], of virtual tokens
             which stand before every sequence and are attended to by all of its tokens.
+        adapter_config: what `adapters.insert` has put into the model, or None.
     """
 
     def __init__(self, config: ModelConfig, *, compute: ComputeConfig = ComputeConfig(), rngs: nnx.Rngs):
         self.config = config
         self.compute = compute
         self.soft_prompt = nnx.data(None)
+        self.adapter_config = None
         dtype, std = compute.parameter_dtype, config.initializer_std
         self.embedding = parameters.normal(
             rngs, (config.vocab_size, config.width), std=std, dtype=dtype, axes=("vocab", "embed")
