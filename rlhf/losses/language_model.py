@@ -6,12 +6,16 @@ vocabulary.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from rlhf.losses.masking import masked_sum
+
+NEVER = -1e9
+"""Logit of what stands for no token."""
 
 
 def token_log_probs(
@@ -21,6 +25,8 @@ def token_log_probs(
     *,
     temperature: float = 1.0,
     chunk_size: int | None = None,
+    soft_cap: float | None = None,
+    token_count: int | None = None,
 ) -> Float32[Array, "batch time"]:
     """Log-probability of each target under softmax(hidden · kernel / temperature).
 
@@ -32,11 +38,15 @@ def token_log_probs(
         temperature: what the logits are divided by; log-probabilities that are to match a sampler need the sampler's.
         chunk_size: positions (of the whole batch) whose logits exist at a time, rounded to whole columns of the batch;
             None for all at once, which is quickest where it fits.
+        soft_cap: logits are bent to stay within ± this before all else (2408.00118); None for no cap.
+        token_count: columns of the kernel that stand for a token, from the first on; the others get probability 0. None
+            for all.
 
     Returns:
         Log-probabilities in nats.
     """
-    (log_probs,) = _map_positions(_log_prob, hidden, kernel, targets, temperature, chunk_size)
+    logits_of = partial(_logits, kernel=kernel, temperature=temperature, soft_cap=soft_cap, token_count=token_count)
+    (log_probs,) = _map_positions(_log_prob, logits_of, hidden, targets, chunk_size)
     return log_probs
 
 
@@ -47,6 +57,8 @@ def token_log_probs_and_entropy(
     *,
     temperature: float = 1.0,
     chunk_size: int | None = None,
+    soft_cap: float | None = None,
+    token_count: int | None = None,
 ) -> tuple[Float32[Array, "batch time"], Float32[Array, "batch time"]]:
     """As `token_log_probs`, with the entropy of the whole distribution at each position.
 
@@ -56,11 +68,32 @@ def token_log_probs_and_entropy(
         targets: token ids in [0, vocab).
         temperature: what the logits are divided by; the entropy is that of the tempered distribution.
         chunk_size: positions whose logits exist at a time; None for all at once.
+        soft_cap: bound of the logits; None for none.
+        token_count: columns of the kernel that stand for a token; None for all.
 
     Returns:
         Log-probabilities and entropies, both in nats.
     """
-    return _map_positions(_log_prob_and_entropy, hidden, kernel, targets, temperature, chunk_size)
+    logits_of = partial(_logits, kernel=kernel, temperature=temperature, soft_cap=soft_cap, token_count=token_count)
+    return _map_positions(_log_prob_and_entropy, logits_of, hidden, targets, chunk_size)
+
+
+def finish_logits(
+    logits: Float32[Array, "*positions vocab"], *, soft_cap: float | None, token_count: int | None
+) -> Float32[Array, "*positions vocab"]:
+    """From products with the output matrix to the logits of a model that caps them, or has more rows than tokens.
+
+    Args:
+        logits: the products.
+        soft_cap: logits become cap · tanh(logit / cap); None for no cap.
+        token_count: how many stand for a token; the rest become so low that their probability is 0. None for all.
+    """
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if token_count is not None:
+        # A number and not -inf, which an entropy would multiply by a probability of 0.
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < token_count, logits, NEVER)
+    return logits
 
 
 def cross_entropy(
@@ -92,21 +125,31 @@ def _log_prob_and_entropy(
     return target_logits - log_normalizer, log_normalizer - expected_logit
 
 
+def _logits(
+    hidden: Float[Array, "*positions width"],
+    kernel: Float[Array, "width vocab"],
+    temperature: float,
+    soft_cap: float | None,
+    token_count: int | None,
+) -> Float32[Array, "*positions vocab"]:
+    # Flattened to matrices, because XLA on a CPU is several times slower at the gradient of a batched product.
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logits = jnp.matmul(flat, kernel.astype(flat.dtype), preferred_element_type=jnp.float32)
+    logits = finish_logits(logits, soft_cap=soft_cap, token_count=token_count) / temperature
+    return logits.reshape(*hidden.shape[:-1], -1)
+
+
 def _map_positions(
     function: Callable[..., tuple[Array, ...]],
+    logits_of: Callable[[Array], Float32[Array, "*positions vocab"]],
     hidden: Float[Array, "batch time width"],
-    kernel: Float[Array, "width vocab"],
     targets: Int[Array, "batch time"],
-    temperature: float,
     chunk_size: int | None,
 ) -> tuple[Float32[Array, "batch time"], ...]:
     """Applies `function(logits, targets)` to all positions, chunk by chunk."""
 
     def from_hidden(chunk_hidden, chunk_targets):
-        # Flattened to matrices, because XLA on a CPU is several times slower at the gradient of a batched product.
-        flat = chunk_hidden.reshape(-1, chunk_hidden.shape[-1])
-        logits = jnp.matmul(flat, kernel.astype(flat.dtype), preferred_element_type=jnp.float32)
-        return function(logits.reshape(*chunk_targets.shape, -1) / temperature, chunk_targets)
+        return function(logits_of(chunk_hidden), chunk_targets)
 
     batch, time = targets.shape
     columns = time if chunk_size is None else max(1, chunk_size // batch)

@@ -1,37 +1,22 @@
-"""Causal self-attention with grouped key/value heads and rotary positions.
+"""Causal self-attention with grouped key/value heads.
 
 Shapes: queries are [batch, time, kv_heads, group, head_dim], keys and values [batch, kv_heads, slots, head_dim], so that
 the heads that share keys (grouped-query attention, 2305.13245) meet them in one product and keys are never repeated.
 """
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from rlhf.models.cache import KVCache, read_layer, write_layer
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.norm import Norm
+from rlhf.models.placement import Placement
+from rlhf.models.positions import alibi_slopes, rotate
 from rlhf.models.projection import Projection
-
-Rotation = tuple[Float32[Array, "batch time half"], Float32[Array, "batch time half"]]
-"""Cosines and sines of every position's angles, [batch, time, head_dim / 2] each."""
-
-
-def rotation(positions: Int[Array, "batch time"], head_dim: int, theta: float) -> Rotation:
-    """Angles of rotary position encoding (2104.09864): position · theta^(-2i / head_dim) for feature pair i."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    heads: Float[Array, "batch time *heads head_dim"], rotation: Rotation
-) -> Float[Array, "batch time *heads head_dim"]:
-    """Rotates feature i of the first half of each head against feature i of the second half, in float32."""
-    over_heads = tuple(range(2, heads.ndim - 1))
-    cosine, sine = (jnp.expand_dims(part, over_heads) for part in rotation)
-    first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return rotated.astype(heads.dtype)
 
 
 def attend(
@@ -39,6 +24,10 @@ def attend(
     keys: Float[Array, "batch kv_heads slots head_dim"],
     values: Float[Array, "batch kv_heads slots head_dim"],
     mask: Bool[Array, "batch time slots"],
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    bias: Float32[Array, "batch kv_heads group time slots"] | None = None,
 ) -> Float[Array, "batch time kv_heads group head_dim"]:
     """Scaled dot-product attention; scores and softmax are float32.
 
@@ -48,12 +37,19 @@ def attend(
         values: values.
         mask: True where a query may look. A query that may look nowhere gets the mean of the values: finite, and of no
             use to anybody.
+        scale: what the products are multiplied by; None for head_dim^-0.5.
+        soft_cap: bound of the scores; None for none.
+        bias: added to the scores.
 
     Returns:
         The mix of values for each query.
     """
     scores = jnp.einsum("btkgh,bksh->bkgts", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores * queries.shape[-1] ** -0.5
+    scores = scores * (queries.shape[-1] ** -0.5 if scale is None else scale)
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    if bias is not None:
+        scores = scores + bias
     lowest = jnp.finfo(jnp.float32).min  # not -inf, which would make a row without any True a row of NaN
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, lowest), axis=-1)
     return jnp.einsum("bkgts,bksh->btkgh", weights.astype(values.dtype), values)
@@ -70,33 +66,72 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(compute.dtype)
-        shared = {"dtype": compute.parameter_dtype, "bias": config.attention_bias, "rngs": rngs}
+        shared = {"dtype": compute.parameter_dtype, "rngs": rngs}
+        inner = shared | {"std": config.initializer_std, "bias": config.attention_bias}
         stream = {"embed": config.width}
         heads = {"heads": config.heads, "head_dim": config.head_size}
         kv_heads = {"kv_heads": config.key_value_heads, "head_dim": config.head_size}
-        self.query = Projection(stream, heads, std=config.initializer_std, **shared)
-        self.key = Projection(stream, kv_heads, std=config.initializer_std, **shared)
-        self.value = Projection(stream, kv_heads, std=config.initializer_std, **shared)
-        self.output = Projection(heads, stream, std=config.residual_std, bias_axes=("residual",), **shared)
+        self.query = Projection(stream, heads, **inner)
+        self.key = Projection(stream, kv_heads, **inner)
+        self.value = Projection(stream, kv_heads, **inner)
+        self.output = Projection(
+            heads, stream, std=config.residual_std, bias=config.attention_output_bias, bias_axes=("residual",), **shared
+        )
+        if config.attention.query_key_norm != "none":
+            one_head = config.attention.query_key_norm == "head"
+            self.query_norm = Norm(config, compute, {"head_dim": config.head_size} if one_head else heads)
+            self.key_norm = Norm(config, compute, {"head_dim": config.head_size} if one_head else kv_heads)
         self.prefix = nnx.data(None)
 
+    def __call__(
+        self,
+        hidden: Float[Array, "batch time width"],
+        placement: Placement,
+        cache: KVCache | None,
+        layer: Int[Array, ""],
+    ) -> tuple[Float[Array, "batch time width"], KVCache | None]:
+        """What the block adds to the residual stream.
+
+        Args:
+            hidden: normalised residual stream at the new tokens.
+            placement: where they and their keys stand.
+            cache: earlier keys and values, to which those of the new tokens are written; None when all are new.
+            layer: which layer of the cache.
+
+        Returns:
+            The result, and the cache with the new tokens in this layer.
+        """
+        keys, values = self.keys_and_values(hidden, placement)
+        if cache is not None:
+            cache = replace(
+                cache,
+                keys=write_layer(cache.keys, keys, layer, cache.length),
+                values=write_layer(cache.values, values, layer, cache.length),
+            )
+            keys, values = read_layer(cache.keys, layer), read_layer(cache.values, layer)
+        return self.mix(self.queries(hidden, placement), keys, values, placement), cache
+
     def queries(
-        self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
+        self, hidden: Float[Array, "batch time width"], placement: Placement
     ) -> Float[Array, "batch time kv_heads group head_dim"]:
         """Queries, rotated to their positions."""
         queries = self.query(hidden, self.dtype)
-        if rotation is not None:
-            queries = rotate(queries, rotation)
+        if self.config.attention.query_key_norm != "none":
+            queries = self.query_norm(queries)
+        if placement.rotation is not None:
+            queries = rotate(queries, placement.rotation)
         batch, time, _, head_dim = queries.shape
         return queries.reshape(batch, time, self.config.key_value_heads, -1, head_dim)
 
     def keys_and_values(
-        self, hidden: Float[Array, "batch time width"], rotation: Rotation | None
+        self, hidden: Float[Array, "batch time width"], placement: Placement
     ) -> tuple[Float[Array, "batch kv_heads time head_dim"], Float[Array, "batch kv_heads time head_dim"]]:
         """Keys, rotated to their positions, and values."""
         keys, values = self.key(hidden, self.dtype), self.value(hidden, self.dtype)
-        if rotation is not None:
-            keys = rotate(keys, rotation)
+        if self.config.attention.query_key_norm != "none":
+            keys = self.key_norm(keys)
+        if placement.rotation is not None:
+            keys = rotate(keys, placement.rotation)
         return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
     def mix(
@@ -104,27 +139,30 @@ class Attention(nnx.Module):
         queries: Float[Array, "batch time kv_heads group head_dim"],
         keys: Float[Array, "batch kv_heads slots head_dim"],
         values: Float[Array, "batch kv_heads slots head_dim"],
-        mask: Bool[Array, "batch time slots"],
+        placement: Placement,
     ) -> Float[Array, "batch time width"]:
         """Attends, to the prefix too where there is one, and projects back to the residual stream."""
+        mask, offsets = placement.mask, placement.offsets
         if self.prefix is not None:
-            keys, values, mask = _prepend(*self.prefix(), keys, values, mask)
-        mixed = attend(queries, keys, values, mask)
+            prefix_keys, prefix_values = self.prefix()
+            keys, values = _prepend(prefix_keys, keys), _prepend(prefix_values, values)
+            before = ((0, 0), (0, 0), (prefix_keys.shape[1], 0))
+            mask = jnp.pad(mask, before, constant_values=True)
+            offsets = None if offsets is None else jnp.pad(offsets, before)
+        bias = None if offsets is None else self._position_bias(offsets)
+        cap = self.config.attention.soft_cap
+        mixed = attend(queries, keys, values, mask, scale=self.config.attention_scale, soft_cap=cap, bias=bias)
         batch, time, _, _, head_dim = mixed.shape
         return self.output(mixed.reshape(batch, time, self.config.heads, head_dim), self.dtype)
 
+    def _position_bias(self, offsets):
+        slopes = alibi_slopes(self.config.heads).reshape(1, self.config.key_value_heads, -1, 1, 1)
+        scale = self.config.attention_scale if self.config.attention.scaled_alibi else 1.0
+        return scale * slopes * offsets[:, None, None].astype(jnp.float32)
+
 
 def _prepend(
-    prefix_keys: Float[Array, "kv_heads length head_dim"],
-    prefix_values: Float[Array, "kv_heads length head_dim"],
-    keys: Float[Array, "batch kv_heads slots head_dim"],
-    values: Float[Array, "batch kv_heads slots head_dim"],
-    mask: Bool[Array, "batch time slots"],
-):
-    def join(prefix, own):
-        repeated = jnp.broadcast_to(prefix.astype(own.dtype), (len(own), *prefix.shape))
-        return jnp.concatenate([repeated, own], axis=2)
-
-    length = prefix_keys.shape[1]
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
-    return join(prefix_keys, keys), join(prefix_values, values), mask
+    prefix: Float[Array, "kv_heads length head_dim"], own: Float[Array, "batch kv_heads slots head_dim"]
+) -> Float[Array, "batch kv_heads all head_dim"]:
+    repeated = jnp.broadcast_to(prefix.astype(own.dtype), (len(own), *prefix.shape))
+    return jnp.concatenate([repeated, own], axis=2)

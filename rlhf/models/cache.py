@@ -21,12 +21,14 @@ class KVCache:
     Attributes:
         keys: rotated keys.
         values: values.
+        positions: place of each slot's token in its sequence, virtual tokens counted; of no account where not valid.
         valid: True where a slot holds a real token; padding and slots not yet written are False.
         length: number of slots written, equal for all rows.
     """
 
     keys: Float[Array, "layers batch kv_heads slots head_dim"]
     values: Float[Array, "layers batch kv_heads slots head_dim"]
+    positions: Int[Array, "batch slots"]
     valid: Bool[Array, "batch slots"]
     length: Int[Array, ""]
 
@@ -44,6 +46,7 @@ class KVCache:
         return cls(
             keys=jnp.zeros(shape, compute.dtype),
             values=jnp.zeros(shape, compute.dtype),
+            positions=jnp.zeros((batch, slots), jnp.int32),
             valid=jnp.zeros((batch, slots), bool),
             length=jnp.zeros((), jnp.int32),
         )

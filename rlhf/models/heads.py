@@ -28,7 +28,7 @@ class SequenceScorer(nnx.Module):
     """
 
     def __init__(self, transformer: Transformer, *, rngs: nnx.Rngs, head_init: Literal["normal", "zeros"] = "normal"):
-        width = transformer.config.width
+        width = transformer.config.embedding_size
         std = (width + 1) ** -0.5 if head_init == "normal" else 0.0
         self.transformer = transformer
         drawn = parameters.normal(

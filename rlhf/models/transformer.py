@@ -5,7 +5,7 @@ grow with depth. Training reads whole rows (`__call__`); generation reads the pr
 cache (`decode`).
 """
 
-from functools import partial
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,143 +13,21 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from rlhf.losses import language_model
 from rlhf.models import parameters
-from rlhf.models.attention import Attention, Rotation, rotation
-from rlhf.models.cache import KVCache, read_layer, write_layer
+from rlhf.models.block import Block
+from rlhf.models.cache import KVCache
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.norm import Norm
+from rlhf.models.placement import LayerPlacements, place
+from rlhf.models.positions import positions_from_segments
 from rlhf.models.projection import Projection
 from rlhf.parallel.rules import constrain
 
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
-
-
-def positions_from_segments(segment_ids: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
-    """Position of each token in its segment.
-
-    Args:
-        segment_ids: 1, 2, … for the sequences of a row, each in one run; 0 for padding on either side.
-
-    Returns:
-        0, 1, 2 … within each segment, 0 at padding.
-    """
-    columns = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)
-    starts = segment_ids != jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1]
-    start_columns = lax.cummax(jnp.where(starts, columns, 0), axis=1)
-    return jnp.where(segment_ids > 0, columns - start_columns, 0)
-
-
-class Norm(nnx.Module):
-    """Root-mean-square (1910.07467) or layer normalisation, with float32 statistics."""
-
-    def __init__(self, config: ModelConfig, compute: ComputeConfig):
-        self.config = config
-        self.scale = parameters.ones((config.width,), dtype=compute.parameter_dtype, axes=("residual",))
-        if config.norm == "layer":
-            self.bias = parameters.zeros((config.width,), dtype=compute.parameter_dtype, axes=("residual",))
-
-    def __call__(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-        """Normalises the last axis."""
-        wide = hidden.astype(jnp.float32)
-        if self.config.norm == "layer":
-            wide = wide - wide.mean(axis=-1, keepdims=True)
-        variance = jnp.square(wide).mean(axis=-1, keepdims=True)
-        normalised = wide * lax.rsqrt(variance + self.config.norm_epsilon) * self.scale.astype(jnp.float32)
-        if self.config.norm == "layer":
-            normalised = normalised + self.bias.astype(jnp.float32)
-        return normalised.astype(hidden.dtype)
-
-
-class Mlp(nnx.Module):
-    """The feed-forward part, plain or gated (2002.05202).
-
-    Attributes:
-        hidden_adapter: None, or a module called on the hidden features, whose result is projected down instead.
-    """
-
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.dtype = jnp.dtype(compute.dtype)
-        shared = {"dtype": compute.parameter_dtype, "bias": config.mlp_bias, "rngs": rngs}
-        stream, hidden = {"embed": config.width}, {"mlp": config.mlp_width}
-        self.up = Projection(stream, hidden, std=config.initializer_std, **shared)
-        if config.gated_mlp:
-            self.gate = Projection(stream, hidden, std=config.initializer_std, **shared)
-        self.down = Projection(hidden, stream, std=config.residual_std, bias_axes=("residual",), **shared)
-        self.hidden_adapter = nnx.data(None)
-
-    def __call__(self, hidden: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
-        """What the block adds to the residual stream."""
-        activation = ACTIVATIONS[self.config.activation]
-        inner = self.up(hidden, self.dtype)
-        inner = activation(self.gate(hidden, self.dtype)) * inner if self.config.gated_mlp else activation(inner)
-        if self.hidden_adapter is not None:
-            inner = self.hidden_adapter(inner)
-        return self.down(inner, self.dtype)
-
-
-class Block(nnx.Module):
-    """Attention and feed-forward part, each on the normalised residual stream and added to it.
-
-    Attributes:
-        attention_adapter: None, or a module called on what attention is about to add to the residual stream, whose result
-            is added instead.
-        mlp_adapter: the same for the feed-forward part.
-    """
-
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.attention_norm = Norm(config, compute)
-        self.attention = Attention(config, compute, rngs)
-        self.mlp_norm = Norm(config, compute)
-        self.mlp = Mlp(config, compute, rngs)
-        self.attention_adapter = nnx.data(None)
-        self.mlp_adapter = nnx.data(None)
-
-    def __call__(
-        self, hidden: Float[Array, "batch time width"], rotation: Rotation | None, mask: Bool[Array, "batch time time"]
-    ) -> Float[Array, "batch time width"]:
-        """Reads whole rows: every token's keys are among the inputs."""
-        normalised = self.attention_norm(hidden)
-        keys, values = self.attention.keys_and_values(normalised, rotation)
-        return self._add(hidden, self.attention.mix(self.attention.queries(normalised, rotation), keys, values, mask))
-
-    def decode(
-        self,
-        hidden: Float[Array, "batch time width"],
-        rotation: Rotation | None,
-        mask: Bool[Array, "batch time slots"],
-        cache: KVCache,
-        layer: Int[Array, ""],
-    ) -> tuple[Float[Array, "batch time width"], KVCache]:
-        """Reads new tokens; earlier keys come from layer `layer` of the cache, to which the new ones are written."""
-        normalised = self.attention_norm(hidden)
-        keys, values = self.attention.keys_and_values(normalised, rotation)
-        cache = KVCache(
-            keys=write_layer(cache.keys, keys, layer, cache.length),
-            values=write_layer(cache.values, values, layer, cache.length),
-            valid=cache.valid,
-            length=cache.length,
-        )
-        queries = self.attention.queries(normalised, rotation)
-        mixed = self.attention.mix(queries, read_layer(cache.keys, layer), read_layer(cache.values, layer), mask)
-        return self._add(hidden, mixed), cache
-
-    def _add(self, hidden, mixed):
-        if self.attention_adapter is not None:
-            mixed = self.attention_adapter(mixed)
-        hidden = constrain(hidden + mixed, ("batch", "time", None))
-        transformed = self.mlp(self.mlp_norm(hidden))
-        if self.mlp_adapter is not None:
-            transformed = self.mlp_adapter(transformed)
-        return constrain(hidden + transformed, ("batch", "time", None))
-
 
 class Transformer(nnx.Module):
-    """A decoder-only language model. Calls return hidden states; `logits` turns those into scores over the vocabulary.
+    """A decoder-only language model. Calls return hidden states; `logits` and `token_log_probs` turn those
+    into scores and probabilities of tokens.
 
     Args:
         config: the architecture.
@@ -157,7 +35,7 @@ class Transformer(nnx.Module):
         rngs: stream `params` draws the weights.
 
     Attributes:
-        soft_prompt: None, or a module called without arguments that gives embeddings, [length, width], of virtual tokens
+        soft_prompt: None, or a module called without arguments that gives embeddings, [length, size], of virtual tokens
             which stand before every sequence and are attended to by all of its tokens.
         adapter_config: what `adapters.insert` has put into the model, or None.
     """
@@ -168,18 +46,25 @@ class Transformer(nnx.Module):
         self.soft_prompt = nnx.data(None)
         self.adapter_config = None
         dtype, std = compute.parameter_dtype, config.initializer_std
+        size, width = config.embedding_size, config.width
         self.embedding = parameters.normal(
-            rngs, (config.vocab_size, config.width), std=std, dtype=dtype, axes=("vocab", "embed")
+            rngs, (config.vocab_size, size), std=std, dtype=dtype, axes=("vocab", "embed")
         )
         if config.position == "learned":
-            self.position_embedding = parameters.normal(
-                rngs, (config.context, config.width), std=std, dtype=dtype, axes=(None, "embed")
-            )
+            rows = config.context + config.position_offset
+            self.position_embedding = parameters.normal(rngs, (rows, width), std=std, dtype=dtype, axes=(None, "embed"))
+        if config.embedding_width is not None:
+            shared = {"std": std, "bias": False, "dtype": dtype, "rngs": rngs}
+            self.embedding_in = Projection({None: size}, {"embed": width}, **shared)
+            self.embedding_out = Projection({"embed": width}, {None: size}, **shared)
+        if config.embedding_norm:
+            self.embedding_norm = Norm(config, compute)
         self.blocks = parameters.stack(lambda rngs: Block(config, compute, rngs), config.layers, rngs)
-        self.final_norm = Norm(config, compute)
+        if config.final_norm:
+            self.final_norm = Norm(config, compute)
         if not config.tied_embeddings:
             self.head_kernel = parameters.normal(
-                rngs, (config.width, config.vocab_size), std=std, dtype=dtype, axes=("embed", "vocab")
+                rngs, (size, config.vocab_size), std=std, dtype=dtype, axes=("embed", "vocab")
             )
 
     def __call__(
@@ -187,7 +72,7 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "batch time"],
         segment_ids: Int[Array, "batch time"],
         positions: Int[Array, "batch time"] | None = None,
-    ) -> Float[Array, "batch time width"]:
+    ) -> Float[Array, "batch time size"]:
         """Hidden states of whole rows.
 
         A token attends to the tokens of its own segment up to itself, so the sequences of a packed row do not see each other.
@@ -208,14 +93,8 @@ class Transformer(nnx.Module):
         hidden = self._embed(tokens, positions)
         if self.soft_prompt is not None:
             hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)
-        angles = self._rotation(positions)
-        graphdef, layers = nnx.split(self.blocks)
-
-        def apply_block(hidden, layer_state):
-            return nnx.merge(graphdef, layer_state)(hidden, angles, mask), None
-
-        hidden, _ = lax.scan(_rematerialised(apply_block, self.compute.remat), hidden, layers)
-        return self.final_norm(hidden[:, self.virtual_tokens :])
+        hidden, _ = self._apply_blocks(hidden, place(self.config, positions, positions, mask), None)
+        return self._finish(hidden[:, self.virtual_tokens :])
 
     @property
     def virtual_tokens(self) -> int:
@@ -243,7 +122,7 @@ class Transformer(nnx.Module):
         positions: Int[Array, "batch time"],
         valid: Bool[Array, "batch time"],
         cache: KVCache,
-    ) -> tuple[Float[Array, "batch time width"], KVCache]:
+    ) -> tuple[Float[Array, "batch time size"], KVCache]:
         """Hidden states of new tokens that follow those in the cache: a left-padded prompt, or one token a row.
 
         Args:
@@ -260,26 +139,73 @@ class Transformer(nnx.Module):
 
     def _decode(self, hidden, positions, valid, cache: KVCache):
         time = hidden.shape[1]
-        slot_valid = lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
+        write = (0, cache.length)
+        cache = replace(
+            cache,
+            positions=lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write),
+            valid=lax.dynamic_update_slice(cache.valid, valid, write),
+        )
         up_to_itself = jnp.arange(cache.slots) <= cache.length + jnp.arange(time)[:, None]
-        mask = slot_valid[:, None, :] & up_to_itself
-        angles = self._rotation(positions)
+        mask = cache.valid[:, None, :] & up_to_itself
+        placements = place(self.config, positions, cache.positions, mask)
+        hidden, cache = self._apply_blocks(hidden, placements, cache)
+        return self._finish(hidden), replace(cache, length=cache.length + time)
+
+    def _apply_blocks(self, hidden, placements: LayerPlacements, cache: KVCache | None):
         graphdef, layers = nnx.split(self.blocks)
 
         # The cache is carried, not scanned over: as input and output of the scan all of it would be copied for every token.
         def apply_block(carry, inputs):
-            hidden, cache = carry
             layer, layer_state = inputs
-            return nnx.merge(graphdef, layer_state).decode(hidden, angles, mask, cache, layer), None
+            hidden, cache = carry
+            return nnx.merge(graphdef, layer_state)(hidden, placements.of_layer(layer), cache, layer), None
 
-        (hidden, cache), _ = lax.scan(apply_block, (hidden, cache), (jnp.arange(self.config.layers), layers))
-        return self.final_norm(hidden), KVCache(cache.keys, cache.values, slot_valid, cache.length + time)
+        body = apply_block if cache is not None else _rematerialised(apply_block, self.compute.remat)
+        return lax.scan(body, (hidden, cache), (jnp.arange(self.config.layers), layers))[0]
 
-    def logits(self, hidden: Float[Array, "*rows width"]) -> Float32[Array, "*rows vocab"]:
-        """Scores over the vocabulary, accumulated in float32."""
-        return jnp.matmul(hidden, self.output_kernel(), preferred_element_type=jnp.float32)
+    def logits(self, hidden: Float[Array, "*rows size"]) -> Float32[Array, "*rows vocab"]:
+        """Scores over the vocabulary, accumulated in float32; rows that stand for no token are never the likeliest."""
+        logits = jnp.matmul(hidden, self.output_kernel(), preferred_element_type=jnp.float32)
+        return language_model.finish_logits(logits, **self._logit_rules)
 
-    def output_kernel(self) -> Float[Array, "width vocab"]:
+    def token_log_probs(
+        self,
+        hidden: Float[Array, "batch time size"],
+        targets: Int[Array, "batch time"],
+        *,
+        temperature: float = 1.0,
+        chunk_size: int | None = None,
+    ) -> Float32[Array, "batch time"]:
+        """Log-probability of given tokens; see `rlhf.losses.token_log_probs`.
+
+        Args:
+            hidden: hidden states, each at the token before the target.
+            targets: token ids.
+            temperature: what the logits are divided by.
+            chunk_size: positions whose logits exist at a time; None for all.
+        """
+        return language_model.token_log_probs(
+            hidden, self.output_kernel(), targets, temperature=temperature, chunk_size=chunk_size, **self._logit_rules
+        )
+
+    def token_log_probs_and_entropy(
+        self,
+        hidden: Float[Array, "batch time size"],
+        targets: Int[Array, "batch time"],
+        *,
+        temperature: float = 1.0,
+        chunk_size: int | None = None,
+    ) -> tuple[Float32[Array, "batch time"], Float32[Array, "batch time"]]:
+        """As `token_log_probs`, with the entropy of the distribution that each token was drawn from."""
+        return language_model.token_log_probs_and_entropy(
+            hidden, self.output_kernel(), targets, temperature=temperature, chunk_size=chunk_size, **self._logit_rules
+        )
+
+    @property
+    def _logit_rules(self) -> dict:
+        return {"soft_cap": self.config.logit_soft_cap, "token_count": self.config.token_count}
+
+    def output_kernel(self) -> Float[Array, "size vocab"]:
         """The output matrix in the compute dtype: its own, or the embedding transposed."""
         kernel = self.embedding.T if self.config.tied_embeddings else self.head_kernel[...]
         return kernel.astype(self.compute.dtype)
@@ -290,11 +216,28 @@ class Transformer(nnx.Module):
     def _virtual_hidden(self):
         return self._place(self.soft_prompt()[None], jnp.arange(self.virtual_tokens, dtype=jnp.int32)[None])
 
-    def _place(self, hidden, positions):
+    def _place(self, embeddings, positions):
+        """From embeddings to the residual stream before the first block."""
+        dtype = self.compute.dtype
+        hidden = embeddings
+        if self.config.embedding_scale != 1:
+            hidden = hidden.astype(dtype) * jnp.asarray(self.config.embedding_scale, dtype)
+        if self.config.embedding_width is not None:
+            hidden = self.embedding_in(hidden.astype(dtype), dtype)
         if self.config.position == "learned":
+            rows = positions + self.config.position_offset
             # A position beyond the context is NaN, which is noticed, rather than the last one, which is not.
-            hidden = hidden + jnp.take(self.position_embedding[...], positions, axis=0, mode="fill")
-        return constrain(hidden.astype(self.compute.dtype), ("batch", "time", None))
+            hidden = hidden + jnp.take(self.position_embedding[...], rows, axis=0, mode="fill")
+        hidden = hidden.astype(dtype)
+        if self.config.embedding_norm:
+            hidden = self.embedding_norm(hidden)
+        return constrain(hidden, ("batch", "time", None))
+
+    def _finish(self, hidden):
+        """From the residual stream after the last block to the states that the output matrix reads."""
+        if self.config.final_norm:
+            hidden = self.final_norm(hidden)
+        return hidden if self.config.embedding_width is None else self.embedding_out(hidden, self.compute.dtype)
 
     def _prepend_soft_prompt(self, hidden, positions, mask):
         """Puts the virtual tokens before each row; all of its tokens see them, they see those of themselves that come before."""
@@ -308,11 +251,6 @@ class Transformer(nnx.Module):
             jnp.concatenate([virtual_positions, positions], axis=1),
             jnp.concatenate([virtual_mask, own_mask], axis=1),
         )
-
-    def _rotation(self, positions) -> Rotation | None:
-        if self.config.position != "rope":
-            return None
-        return rotation(positions, self.config.head_size, self.config.rope_theta)
 
 
 def _rematerialised(function, policy: str):

@@ -156,7 +156,11 @@ def _check_tensors(
     ]
     problems = [
         f"{problem}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for problem, names in (("missing", missing), ("not part of the model", unknown), ("of the wrong shape", reshaped))
+        for problem, names in (
+            ("missing", missing),
+            ("not part of the model", unknown),
+            ("of the wrong shape", reshaped),
+        )
         if names
     ]
     if problems:

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf.generation.rollout import Rollout
 from rlhf.losses.advantages import explained_variance, generalized_advantages, whiten
 from rlhf.losses.kl import kl_estimate, kl_shaped_rewards
-from rlhf.losses.language_model import token_log_probs_and_entropy
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
 from rlhf.rewards.combine import CombineConfig, combine_scores
@@ -59,9 +58,8 @@ def response_log_probs(
     Logits are computed at the response's positions only, in chunks.
     """
     hidden = model(tokens, mask.astype(jnp.int32))
-    return token_log_probs_and_entropy(
+    return model.token_log_probs_and_entropy(
         hidden[:, -response_time - 1 : -1],
-        model.output_kernel(),
         tokens[:, -response_time:],
         temperature=temperature,
         chunk_size=logits_chunk,

@@ -6,7 +6,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import SequenceBatch
-from rlhf.losses.language_model import cross_entropy, token_log_probs
+from rlhf.losses.language_model import cross_entropy
 from rlhf.models.hub import save_transformer
 from rlhf.models.transformer import Transformer
 from rlhf.stages.folder import StageFolder, close_folder
@@ -20,9 +20,7 @@ def next_token_loss(logits_chunk: int | None):
     def loss(model: Transformer, batch: SequenceBatch):
         hidden = model(batch.tokens, batch.segment_ids)
         mask = batch.loss_mask[:, 1:]
-        log_probs = token_log_probs(
-            hidden[:, :-1], model.output_kernel(), batch.tokens[:, 1:], chunk_size=logits_chunk
-        )
+        log_probs = model.token_log_probs(hidden[:, :-1], batch.tokens[:, 1:], chunk_size=logits_chunk)
         total, weight = cross_entropy(log_probs, mask)
         return total, weight, {}
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf.errors import UserError
 from rlhf.models import hub, weights
-from rlhf.models.config import ComputeConfig
+from rlhf.models.config import ComputeConfig, RopeConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
     load_scorer,
@@ -29,7 +29,11 @@ LLAMAS = {
     "grouped, tied": {},
     "untied": {"tied_embeddings": False, "kv_heads": None},
     "biases, wide heads, gelu": {
-        "attention_bias": True, "mlp_bias": True, "head_dim": 12, "activation": "gelu", "rope_theta": 500.0,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 12,
+        "activation": "gelu",
+        "rope": RopeConfig(theta=500.0),
     },
 }
 NOT_LLAMAS = {
@@ -137,7 +141,9 @@ def test_parameters_are_read_in_the_dtype_asked_for(make_model, tmp_path):
     save_transformer(model, tmp_path / "half", None)
     assert read_config(tmp_path / "half")["dtype"] == "bfloat16"
     assert same_weights(load_transformer(tmp_path / "half", half), model)
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(load_transformer(tmp_path / "half")))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(load_transformer(tmp_path / "half")))} == {
+        jnp.dtype("float32")
+    }
 
 
 def test_transformers_computes_the_same_scores(make_model, tmp_path, sequences, pad):
@@ -184,7 +190,9 @@ def test_a_scorer_is_no_language_model(make_model, tmp_path):
 
 def test_a_stage_folder_stands_for_its_model(make_model, tmp_path):
     save_transformer(make_model(), tmp_path / "sft/model", None)
-    assert resolve_model_folder(tmp_path / "sft") == resolve_model_folder(tmp_path / "sft/model") == tmp_path / "sft/model"
+    assert (
+        resolve_model_folder(tmp_path / "sft") == resolve_model_folder(tmp_path / "sft/model") == tmp_path / "sft/model"
+    )
     with pytest.raises(UserError, match=r"config\.json"):
         resolve_model_folder(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
@@ -201,7 +209,10 @@ def test_older_configs_are_read(make_model, tmp_path):
     ("changes", "named"),
     [
         ({"model_type": "gpt2"}, "gpt2.*supported: llama"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "llama3.*supported: 'default'"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
+            "llama3.*supported: 'default'",
+        ),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
         ({"sliding_window": 128}, "sliding_window = 128"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),

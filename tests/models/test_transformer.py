@@ -8,11 +8,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.models.attention import rotation
 from rlhf.models.cache import KVCache
 from rlhf.models.config import ComputeConfig
 from rlhf.models.partition import merge_model, split_model
-from rlhf.models.transformer import Transformer, positions_from_segments
+from rlhf.models.placement import place
+from rlhf.models.positions import positions_from_segments
+from rlhf.models.transformer import Transformer
 
 KINDS = {
     "llama": {},
@@ -113,12 +114,12 @@ def test_blocks_are_applied_in_the_order_of_the_stack(make_model, sequences, hid
     definition = nnx.graphdef(model.blocks)
     layers = nnx.state(model.blocks)
     tokens, segments = sequences[0][None], np.ones((1, len(sequences[0])), int)
-    angles = rotation(positions_from_segments(jnp.asarray(segments)), model.config.head_size, model.config.rope_theta)
-    mask = jnp.tri(tokens.shape[1], dtype=bool)[None]
+    positions = positions_from_segments(jnp.asarray(segments))
+    placements = place(model.config, positions, positions, jnp.tri(tokens.shape[1], dtype=bool)[None])
 
     @jax.jit
     def apply(layer_state, hidden):
-        return nnx.merge(definition, layer_state)(hidden, angles, mask)
+        return nnx.merge(definition, layer_state)(hidden, placements.of_layer(0), None, 0)[0]
 
     hidden = model.embedding[tokens]
     for layer in range(model.config.layers):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.errors import UserError
-from rlhf.models.config import ModelConfig
+from rlhf.models.config import ModelConfig, RopeConfig
 from rlhf.models.families.family import Family, TensorName
 
 ACTIVATIONS = {
@@ -74,7 +74,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str) -> ModelConfig:
             norm="rms",
             norm_epsilon=raw.get("rms_norm_eps", 1e-6),
             position="rope",
-            rope_theta=_rope_theta(raw, where),
+            rope=RopeConfig(theta=_rope_theta(raw, where)),
             activation=_activation(raw.get("hidden_act", "silu"), where),
             gated_mlp=True,
             attention_bias=raw.get("attention_bias", False),
@@ -101,7 +101,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_epsilon,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": config.rope.theta, "rope_type": "default"},
         "hidden_act": ACTIVATION_NAMES[config.activation],
         "attention_bias": config.attention_bias,
         "attention_dropout": 0.0,

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from rlhf.errors import UserError
-from rlhf.models.config import ModelConfig
+from rlhf.models.config import AttentionConfig, ModelConfig, RopeConfig
 from rlhf.models.families.family import Family, TensorName
 
 MODEL_TYPE = "rlhf_decoder"
@@ -37,7 +37,8 @@ def config_from_hf(raw: Mapping[str, Any], where: str) -> ModelConfig:
             f"unknown {sorted(saved.keys() - known)}",
             fix="load the folder with the version of this package that wrote it.",
         )
-    return ModelConfig(**saved)
+    groups = {"rope": RopeConfig(**saved["rope"]), "attention": AttentionConfig(**saved["attention"])}
+    return ModelConfig(**saved | groups)
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
