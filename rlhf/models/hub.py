@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rlhf.errors import UserError
+from rlhf.models.adapters.folder import CONFIG_FILE, StoredAdapter, adapter_files, is_adapter_folder, write_tensors
+from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.families import family_for, family_of
 from rlhf.models.families.family import Family, TensorName
@@ -34,14 +37,14 @@ SHARD_BYTES = 5 * 10**9
 
 
 def resolve_model_folder(path: str | Path) -> Path:
-    """The model folder that a path means: itself, or `model/` inside a stage's folder.
+    """The folder of a model or an adapter that a path means: itself, or `model/` inside a stage's folder.
 
     Raises:
-        UserError: neither holds a config.json.
+        UserError: neither holds a config.json or an adapter_config.json.
     """
     path = Path(path).expanduser()
     for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter_folder(folder):
             return folder
     found = f"it holds {sorted(entry.name for entry in path.iterdir())}" if path.is_dir() else "there is no such folder"
     raise UserError(
@@ -51,8 +54,14 @@ def resolve_model_folder(path: str | Path) -> Path:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The config.json of a model, as it stands there."""
-    file = resolve_model_folder(path) / "config.json"
+    """The config.json of a model, as it stands there; of an adapter, its base's as it is with the adapter."""
+    folder = resolve_model_folder(path)
+    if is_adapter_folder(folder):
+        stored = StoredAdapter.open(folder)
+        raw = read_config(stored.base)
+        family, _ = _describe(stored.base, raw)
+        return raw | {"architectures": [family.scorer_architecture if stored.is_scorer else family.causal_architecture]}
+    file = folder / "config.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -72,12 +81,28 @@ def read_model_config(path: str | Path) -> ModelConfig:
     return _describe(folder, raw)[1]
 
 
-def load_transformer(path: str | Path, compute: ComputeConfig = ComputeConfig()) -> Transformer:
-    """Loads a language model.
+def base_folder(path: str | Path) -> Path:
+    """The folder of the base: of an adapter the one it names, of a model its own."""
+    folder = resolve_model_folder(path)
+    return resolve_model_folder(StoredAdapter.open(folder).base) if is_adapter_folder(folder) else folder
+
+
+def tokenizer_folder(path: str | Path) -> Path:
+    """The folder that holds a model's tokenizer: its own, or the base's where an adapter came without one."""
+    folder = resolve_model_folder(path)
+    return base_folder(folder) if is_adapter_folder(folder) and not (folder / "tokenizer.json").is_file() else folder
+
+
+def load_transformer(
+    path: str | Path, compute: ComputeConfig = ComputeConfig(), *, bases: Bases | None = None
+) -> Transformer:
+    """Loads a language model, or an adapter and its base.
 
     Args:
-        path: model folder or stage folder.
+        path: model folder, adapter folder or stage folder.
         compute: dtypes and rematerialisation to run it with.
+        bases: shares the arrays of whole models and of adapters' bases, which then may not be trained; None for arrays that
+            nobody else has. Its own `compute` holds for all of them.
 
     Raises:
         UserError: the folder cannot be read as a language model; the message says what does not fit.
@@ -85,6 +110,10 @@ def load_transformer(path: str | Path, compute: ComputeConfig = ComputeConfig())
     folder, raw = resolve_model_folder(path), read_config(path)
     if is_scorer(raw):
         raise _not_a_language_model(folder)
+    if is_adapter_folder(folder):
+        return _load_adapted(folder, bases or Bases(compute))[0]
+    if bases is not None:
+        return load_base(folder, bases)
     family, config = _describe(folder, raw)
     return _load(folder, family, config, _abstract(config, compute), family.names.get)
 
@@ -95,29 +124,82 @@ def load_scorer(
     *,
     rngs: nnx.Rngs,
     head_init: Literal["normal", "zeros"] = "normal",
+    bases: Bases | None = None,
 ) -> SequenceScorer:
     """Loads a scorer, or makes one of a language model by giving it a fresh head.
 
     Args:
-        path: model folder or stage folder, of either kind.
+        path: model folder, adapter folder or stage folder, of either kind.
         compute: dtypes and rematerialisation to run it with.
         rngs: draws a fresh head.
         head_init: as for `SequenceScorer`; only for a fresh head.
+        bases: as for `load_transformer`; a head is never shared.
 
     Raises:
         UserError: the folder cannot be read; the message says what does not fit.
     """
     folder, raw = resolve_model_folder(path), read_config(path)
+    if is_adapter_folder(folder):
+        return _load_adapted_scorer(folder, rngs, head_init, bases or Bases(compute))
+    if bases is not None and not is_scorer(raw):
+        return SequenceScorer(load_base(folder, bases), rngs=rngs, head_init=head_init)
     family, config = _describe(folder, raw)
     config = _without_output_matrix(config)
     if not is_scorer(raw):
         transformer = _load(folder, family, config, _abstract(config, compute), family.names.get)
         return SequenceScorer(transformer, rngs=rngs, head_init=head_init)
     abstract = _abstract_scorer(config, compute)
-    statistics = raw.get(SCORER_KEY, {})
-    abstract.shift.set_value(jnp.float32(statistics.get("shift", 0.0)))
-    abstract.scale.set_value(jnp.float32(statistics.get("scale", 1.0)))
-    return _load(folder, family, config, abstract, _scorer_names(family))
+    _set_statistics(abstract, raw)
+    scorer = _load(folder, family, config, abstract, _scorer_names(family))
+    if bases is not None:
+        scorer.transformer = bases.get(folder, lambda: scorer.transformer)
+    return scorer
+
+
+def load_base(path: str | Path, bases: Bases) -> Transformer:
+    """The network of a whole model, language model or scorer, to share with other models.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+
+    def load() -> Transformer:
+        if is_scorer(read_config(folder)):
+            return load_scorer(folder, bases.compute, rngs=nnx.Rngs(0)).transformer
+        return load_transformer(folder, bases.compute)
+
+    folder = resolve_model_folder(path)
+    return bases.get(folder, load)
+
+
+def save_adapter(
+    model: Transformer | SequenceScorer,
+    folder: str | Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    base: str | Path,
+) -> None:
+    """Writes the adapter of a model, and the head of a scorer, as a folder that names the base.
+
+    Args:
+        model: with its adapter.
+        folder: where to; what is there is replaced.
+        tokenizer: saved beside it; None for a model without one.
+        base: folder of the base.
+
+    Raises:
+        UserError: the disk is full. What was in `folder` is still there.
+    """
+    base, folder = resolve_model_folder(base), Path(folder)
+    family, _ = _describe(base, read_config(base))
+    is_scoring = isinstance(model, SequenceScorer)
+    head = family.head.to_stored(np.asarray(model.kernel[...])) if is_scoring else None
+    options, tensors = adapter_files(model.transformer if is_scoring else model, family, base, head)
+    options |= {SCORER_KEY: _statistics(model)} if is_scoring else {}
+    with replaced_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as partial:
+        _write_json(partial / CONFIG_FILE, options)
+        write_tensors(partial, tensors)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
 
 
 def save_transformer(model: Transformer, folder: str | Path, tokenizer: "PreTrainedTokenizerBase | None") -> None:
@@ -157,14 +239,47 @@ def save_scorer(
     """
     config = _without_output_matrix(scorer.transformer.config)
     family = _choose_family(config, folder)
-    statistics = {"shift": float(scorer.shift[...]), "scale": float(scorer.scale[...])}
     raw = family.config_to_hf(config) | {
         "architectures": [family.scorer_architecture],
         "id2label": {"0": "score"},
         "label2id": {"score": 0},
-        SCORER_KEY: statistics | dict(extra or {}),
+        SCORER_KEY: _statistics(scorer) | dict(extra or {}),
     }
     _save(scorer, Path(folder), tokenizer, raw, _scorer_names(family))
+
+
+def _load_adapted(folder: Path, bases: Bases) -> tuple[Transformer, np.ndarray | None]:
+    stored = StoredAdapter.open(folder)
+    family, _ = _describe(stored.base, read_config(stored.base))
+    return stored.put_on(load_base(stored.base, bases), family)
+
+
+def _load_adapted_scorer(folder: Path, rngs: nnx.Rngs, head_init, bases: Bases) -> SequenceScorer:
+    stored = StoredAdapter.open(folder)
+    transformer, head = _load_adapted(folder, bases)
+    scorer = SequenceScorer(transformer, rngs=rngs, head_init=head_init)
+    if stored.is_scorer:
+        if head is None or head.size != scorer.kernel.size:
+            raise UserError(
+                f"{folder}: the adapter of a scorer needs a head of {scorer.kernel.size} numbers, found"
+                f" {'none' if head is None else head.size}",
+                fix="train it with one label, as `rlhf reward` does.",
+            )
+        family, _ = _describe(stored.base, read_config(stored.base))
+        value = family.head.from_stored(head, scorer.kernel.shape)
+        scorer.kernel.set_value(jnp.asarray(value, scorer.kernel.dtype))
+        _set_statistics(scorer, stored.raw)
+    return scorer
+
+
+def _statistics(scorer: SequenceScorer) -> dict[str, float]:
+    return {"shift": float(scorer.shift[...]), "scale": float(scorer.scale[...])}
+
+
+def _set_statistics(scorer: SequenceScorer, raw: Mapping[str, Any]) -> None:
+    statistics = raw.get(SCORER_KEY, {})
+    scorer.shift.set_value(jnp.float32(statistics.get("shift", 0.0)))
+    scorer.scale.set_value(jnp.float32(statistics.get("scale", 1.0)))
 
 
 def _not_a_language_model(folder: Path) -> UserError:

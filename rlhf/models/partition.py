@@ -6,7 +6,10 @@ an adapter every `nnx.Param` is trained; with one, the adapter and the scalar he
 
 from typing import Any
 
+import jax
 from flax import nnx
+
+from rlhf.errors import UserError
 
 
 class AdapterParam(nnx.Param):
@@ -15,6 +18,10 @@ class AdapterParam(nnx.Param):
 
 class AdapterConstant(nnx.Variable):
     """A number that belongs to an adapter and is not trained."""
+
+
+class QuantizedParam(nnx.Variable):
+    """Codes or scales of a matrix of a frozen base that is stored in few bits."""
 
 
 class HeadParam(nnx.Param):
@@ -27,8 +34,19 @@ def has_adapter(model: nnx.Module) -> bool:
 
 
 def trained(model: nnx.Module) -> Any:
-    """The nnx filter of what is trained of a model."""
-    return nnx.Any(AdapterParam, HeadParam) if has_adapter(model) else nnx.Param
+    """The nnx filter of what is trained of a model.
+
+    Raises:
+        UserError: the whole model would be, but is stored in few bits.
+    """
+    if has_adapter(model):
+        return nnx.Any(AdapterParam, HeadParam)
+    if jax.tree.leaves(nnx.state(model, QuantizedParam)):
+        raise UserError(
+            "a model whose matrices are stored in few bits cannot be trained itself",
+            fix="set model.adapter, or model.base_storage to full.",
+        )
+    return nnx.Param
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

@@ -1,0 +1,44 @@
+"""The bases of a job's models, each loaded once, however many adapters stand on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flax import nnx
+
+from rlhf.models.config import ComputeConfig
+from rlhf.models.quantized import Storage, quantize
+from rlhf.models.transformer import Transformer
+
+
+@dataclass
+class Bases:
+    """Loads a base when it is first asked for; later models get its arrays, not copies of them.
+
+    Whoever has a model from here may not train the base's own parameters: the arrays are everybody's.
+
+    Attributes:
+        compute: dtypes and rematerialisation of all of them.
+        storage: how the bases' matrices are stored.
+        place: lays a model out over the devices.
+    """
+
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    storage: Storage = "full"
+    place: Callable[[nnx.Module], nnx.Module] = lambda model: model
+    _loaded: dict[Path, Transformer] = field(default_factory=dict, repr=False)
+
+    def get(self, folder: Path, load: Callable[[], Transformer]) -> Transformer:
+        """The base in a folder.
+
+        Args:
+            folder: of the base.
+            load: reads it, if nobody has before.
+
+        Returns:
+            A module of its own, with the arrays that all models on this base share.
+        """
+        key = folder.resolve()
+        if key not in self._loaded:
+            self._loaded[key] = self.place(quantize(load(), self.storage))
+        return nnx.clone(self._loaded[key])
