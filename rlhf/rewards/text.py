@@ -21,7 +21,7 @@ from rlhf.data.tokenizers import load_tokenizer
 from rlhf.errors import UserError
 from rlhf.models.config import ComputeConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import resolve_model_folder
+from rlhf.models.hub import resolve_model_folder, tokenizer_folder
 from rlhf.models.source import load_reward_model
 from rlhf.rewards.model import score_sequences
 
@@ -57,7 +57,7 @@ class RewardModel:
         """
         model_folder = resolve_model_folder(folder)
         scorer = load_reward_model(model_folder, compute or ComputeConfig(), key)
-        return cls(scorer, load_tokenizer(model_folder), batch_size)
+        return cls(scorer, load_tokenizer(tokenizer_folder(model_folder)), batch_size)
 
     def score(self, prompts: Sequence[Dialogue], responses: Sequence[str]) -> Float[np.ndarray, " responses"]:
         """Scores each response to its prompt.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import jax
 import optax
-from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -17,6 +16,7 @@ from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
+from rlhf.rl.roles import Roles
 from rlhf.rl.score import ScoringModels, score_rollout
 from rlhf.rl.update import Learners, update
 
@@ -46,13 +46,16 @@ class Programs:
     """Rollout, score and update, each compiled once for the one shape that a run has.
 
     Args:
-        policy: gives the architecture; its parameters live in the `Learners` that are passed in.
+        policy: gives the architecture and what of it is not trained; the rest lives in the `Learners` that are passed in.
         value: the same for the value model.
         frozen: reference and reward models.
         optimizers: of policy and value model.
         end_token: ends a response.
         pad_token: fills the columns after it.
         config: the algorithm.
+
+    Attributes:
+        roles: all of these models, with what they share held once.
     """
 
     def __init__(
@@ -66,19 +69,19 @@ class Programs:
         pad_token: int,
         config: PPOConfig,
     ):
-        policy_definition, value_definition = nnx.graphdef(policy), nnx.graphdef(value)
-        split = {name: nnx.split(model) for name, model in {"reference": frozen.reference, **frozen.reward_models}.items()}
-        definitions = {name: definition for name, (definition, _) in split.items()}
-        self._frozen_states = {name: state for name, (_, state) in split.items()}
+        models = {"policy": policy, "value": value, "reference": frozen.reference, **frozen.reward_models}
+        self.roles = roles = Roles(models, learning=("policy", "value"))
         sampling = SamplingConfig(temperature=config.temperature)
 
-        def policy_of(learners: Learners) -> Transformer:
-            return nnx.merge(policy_definition, learners.policy.trainable, learners.policy.frozen)
+        def policy_of(learners: Learners, arrays: list[Array]) -> Transformer:
+            return roles.model("policy", arrays, learners.policy.trainable)
 
         @jax.jit
-        def rollout_program(learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> Rollout:
+        def rollout_program(
+            learners: Learners, arrays: list[Array], prompts: PromptBatch, key: PRNGKeyArray
+        ) -> Rollout:
             responses = generate(
-                policy_of(learners),
+                policy_of(learners, arrays),
                 prompts.tokens,
                 prompts.mask,
                 key,
@@ -90,30 +93,40 @@ class Programs:
             return join(prompts, responses)
 
         @jax.jit
-        def score_program(learners: Learners, frozen_states, rollout: Rollout, rule_scores, kl_coefficient):
+        def score_program(learners: Learners, arrays: list[Array], rollout: Rollout, rule_scores, kl_coefficient):
             models = ScoringModels(
-                policy=policy_of(learners),
-                value=nnx.merge(value_definition, learners.value.trainable, learners.value.frozen),
+                policy=policy_of(learners, arrays),
+                value=roles.model("value", arrays, learners.value.trainable),
                 **{
-                    name: nnx.merge(definitions[name], frozen_states[name]) if name in definitions else None
-                    for name in ("reference", "helpfulness", "safety")
+                    role: roles.model(role, arrays) if role in roles else None
+                    for role in ("reference", "helpfulness", "safety")
                 },
             )
             return score_rollout(models, rollout, rule_scores, kl_coefficient, end_token, config)
 
-        def update_program(learners: Learners, experience: Experience, key: PRNGKeyArray):
-            return update((policy_definition, value_definition), optimizers, learners, experience, key, config)
+        def update_program(learners: Learners, arrays: list[Array], experience: Experience, key: PRNGKeyArray):
+            definitions = roles.definition("policy"), roles.definition("value")
+            rest = roles.frozen("policy", arrays), roles.frozen("value", arrays)
+            return update(definitions, optimizers, learners, rest, experience, key, config)
 
-        self.rollout = rollout_program
+        self._rollout = rollout_program
         self._score = score_program
         self._update_program = update_program
         self._update: Callable | None = None
 
+    def rollout(self, learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> Rollout:
+        """Samples a response to each prompt."""
+        return self._rollout(learners, self.roles.arrays, prompts, key)
+
     def score(
-        self, learners: Learners, rollout: Rollout, rule_scores: Float[Array, " batch"], kl_coefficient: Float[Array, ""]
+        self,
+        learners: Learners,
+        rollout: Rollout,
+        rule_scores: Float[Array, " batch"],
+        kl_coefficient: Float[Array, ""],
     ):
         """Scores a rollout with the learners and the frozen models; see `score_rollout`."""
-        return self._score(learners, self._frozen_states, rollout, rule_scores, kl_coefficient)
+        return self._score(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient)
 
     def update(self, learners: Learners, experience: Experience, key: PRNGKeyArray):
         """Trains the learners, which are consumed, on a batch of experience; see `rlhf.rl.update.update`.
@@ -128,7 +141,7 @@ class Programs:
                 donate_argnums=0,
                 out_shardings=None if shardings is None else (shardings, None),
             )
-        return self._update(learners, experience, key)
+        return self._update(learners, self.roles.arrays, experience, key)
 
 
 def _mesh_shardings(learners: Learners) -> Learners | None:

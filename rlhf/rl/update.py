@@ -8,7 +8,7 @@ Policy and value model are separate networks with an optimizer each, so neither 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlhf.losses.policy_gradient import clipped_surrogate, clipped_value_loss
+from rlhf.models.partition import trained
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.score import response_log_probs, response_values
-from rlhf.training.state import TrainState
+from rlhf.training.state import TrainState, create_train_state
 from rlhf.training.step import gradient_step
 
 
@@ -31,12 +32,25 @@ class Learners:
     """What an update changes.
 
     Attributes:
-        policy: parameters and optimizer state of the policy.
+        policy: trained parameters and optimizer state of the policy; `frozen` is None, `Roles` has it.
         value: the same of the value model.
     """
 
     policy: TrainState
     value: TrainState
+
+
+def begin_learning(
+    policy: nnx.Module,
+    value: nnx.Module,
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+) -> Learners:
+    """The learners before the first update: all parameters of a model, or those of its adapter and its head."""
+    states = [
+        create_train_state(model, optimizer, trained(model))[1]
+        for model, optimizer in zip((policy, value), optimizers, strict=True)
+    ]
+    return Learners(*(replace(state, frozen=None) for state in states))
 
 
 def policy_loss(config: PPOConfig) -> Callable:
@@ -79,6 +93,7 @@ def update(
     definitions: tuple[nnx.GraphDef, nnx.GraphDef],
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     learners: Learners,
+    frozen: tuple[nnx.State, nnx.State],
     experience: Experience,
     key: PRNGKeyArray,
     config: PPOConfig,
@@ -89,6 +104,7 @@ def update(
         definitions: graph definitions of policy and value model.
         optimizers: of policy and value model.
         learners: their states.
+        frozen: what of both models is not trained; other models may share it.
         experience: the scored rollout.
         key: shuffles the minibatches, anew in each epoch.
         config: epochs, sizes, clip ranges.
@@ -102,11 +118,12 @@ def update(
     def minibatch_step(learners: Learners, rows):
         minibatch = jax.tree.map(lambda leaf: leaf[rows], experience)
         states, metrics = [], []
-        for definition, optimizer, loss, state in zip(
-            definitions, optimizers, losses, (learners.policy, learners.value), strict=True
+        for definition, optimizer, loss, state, rest in zip(
+            definitions, optimizers, losses, (learners.policy, learners.value), frozen, strict=True
         ):
-            state, measured = gradient_step(definition, loss, optimizer, state, minibatch, config.micro_batches)
-            states.append(state)
+            whole = replace(state, frozen=rest)
+            state, measured = gradient_step(definition, loss, optimizer, whole, minibatch, config.micro_batches)
+            states.append(replace(state, frozen=None))
             metrics.append(measured)
         return Learners(*states), _name_metrics(*metrics)
 

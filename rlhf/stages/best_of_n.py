@@ -31,6 +31,7 @@ from rlhf.stages.setup import (
     model_tokenizer,
     place_model,
     prompt_batch,
+    shared_bases,
     unseen,
 )
 from rlhf.tracking.progress import ProgressBar
@@ -95,10 +96,11 @@ def run(config: Config) -> dict[str, Any]:
             fix="set at least one to a reward model's folder.",
         )
     mesh = make_mesh(config.mesh)
-    policy = place_model(load_policy(config.model, config.seed), mesh)
+    bases = shared_bases(config.model, mesh)
+    policy = place_model(load_policy(config.model, config.seed, bases), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
+    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh, bases)
     prompts, batch = prompt_batch(
         unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
         tokenizer,

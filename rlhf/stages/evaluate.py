@@ -17,9 +17,11 @@ from rlhf.evaluation.metrics import bootstrap_interval, pair_accuracy
 from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_transformer, read_model_config, resolve_model_folder
+from rlhf.models.hub import load_transformer, read_model_config, tokenizer_folder
+from rlhf.models.source import holds_adapter
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
@@ -101,9 +103,10 @@ def run(config: Config) -> dict[str, Any]:
     folder = open_folder(config)
     mesh = make_mesh(config.mesh)
     first = next(iter(config.policies.values()))
-    tokenizer = stage_tokenizer(config.reference or first, config.template, key="policies")
+    tokenizer = stage_tokenizer(str(tokenizer_folder(config.reference or first)), config.template, key="policies")
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    reward_models = load_reward_models(judges, first, config.compute, mesh)
+    bases = Bases(config.compute, place=lambda model: place_model(model, mesh))
+    reward_models = load_reward_models(judges, first, config.compute, mesh, bases)
     prompts, batch = prompt_batch(
         unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
         tokenizer,
@@ -115,13 +118,13 @@ def run(config: Config) -> dict[str, Any]:
         compared["reference"] = config.reference
     contexts = {f"{name} model": model.transformer.config for name, model in reward_models.items()}
     for key, path in compared.items():
-        require_same_tokenizer(resolve_model_folder(first), resolve_model_folder(path), key)
+        require_same_tokenizer(tokenizer_folder(first), tokenizer_folder(path), key)
         contexts[key] = read_model_config(path)
         check_vocabulary(tokenizer, contexts[key].vocab_size, f"{key} {path}")
     check_context("response_length", config.response_length, batch, contexts)
     reference = None
     if config.reference is not None:
-        reference = place_model(load_transformer(config.reference, config.compute), mesh)
+        reference = place_model(load_transformer(config.reference, config.compute, bases=bases), mesh)
     place_batch = batch_placer(mesh, config.batch_size, "batch_size")
     held_out = load_held_out(tokenizer, config, [model.transformer.config.context for model in reward_models.values()])
     begin_writing(folder)
@@ -129,7 +132,8 @@ def run(config: Config) -> dict[str, Any]:
     policies, samples = {}, []
     total = len(prompts) * config.samples_per_prompt
     for name, path in config.policies.items():
-        policy = place_model(load_transformer(path, config.compute), mesh)
+        shared = bases if holds_adapter(path) else None
+        policy = place_model(load_transformer(path, config.compute, bases=shared), mesh)
         sampler = ScoredSampler(
             policy,
             tokenizer,

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import SequenceBatch
 from rlhf.losses.language_model import cross_entropy
-from rlhf.models.hub import save_transformer
+from rlhf.models.source import save_model
 from rlhf.models.transformer import Transformer
 from rlhf.stages.folder import StageFolder, close_folder
 from rlhf.stages.training import train
@@ -35,10 +35,10 @@ def train_language_model(
     rows: SequenceBatch,
     held_out_rows: SequenceBatch | None,
 ) -> dict[str, Any]:
-    """Trains on the rows and writes the model's folder.
+    """Trains on the rows and writes the folder of the model, or of its adapter.
 
     Args:
-        config: of the stage: optimizer, loop, mesh, tracking, logits_chunk, seed, output.
+        config: of the stage: model, optimizer, loop, mesh, tracking, logits_chunk, seed, output.
         folder: of the stage.
         model: to train.
         tokenizer: saved beside the model.
@@ -50,5 +50,5 @@ def train_language_model(
     """
     say(f"{len(rows.tokens):,} rows of {rows.tokens.shape[1]} tokens, {int(np.sum(rows.loss_mask)):,} of them targets")
     result = train(config, folder, model, next_token_loss(config.logits_chunk), rows, held_out_rows)
-    save_transformer(result.model, folder.model, tokenizer)
+    save_model(result.model, folder.model, tokenizer, config.model.init_from)
     return close_folder(folder, result.summary)

@@ -9,7 +9,7 @@ stopped goes on from its checkpoint with the same bits.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -24,15 +24,17 @@ from rlhf.data.tokenizers import require_same_tokenizer
 from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.adapters.description import describe_trained
+from rlhf.models.bases import Bases
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_scorer, save_transformer
-from rlhf.models.source import ModelSource, load_policy
+from rlhf.models.hub import load_transformer, tokenizer_folder
+from rlhf.models.source import ModelSource, holds_adapter, load_policy, load_scorer_to_train, save_model
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.rewards.rules import resolve_rule
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.iteration import Iteration, PPOState
 from rlhf.rl.programs import FrozenModels, Programs
-from rlhf.rl.update import Learners
+from rlhf.rl.update import begin_learning
 from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_folder
 from rlhf.stages.held_out_check import HeldOutCheck
 from rlhf.stages.setup import (
@@ -42,6 +44,7 @@ from rlhf.stages.setup import (
     model_tokenizer,
     place_model,
     prompt_batch,
+    shared_bases,
     training_and_held_out,
 )
 from rlhf.tracking.console import say
@@ -51,7 +54,6 @@ from rlhf.training.checkpoint import Checkpointer
 from rlhf.training.compilations import CompilationCounter
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.signals import Interrupted, SignalWatch
-from rlhf.training.state import create_train_state
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def run(config: Config) -> dict[str, Any]:
             ProgressBar("ppo", config.iterations, start=start) as progress,
         ):
             if start == 0 and job.held_out_check is not None:
-                tracker.log(0, job.held_out_check(policy_states(state)))
+                tracker.log(0, job.held_out_check(job.policy_states(state)))
             tokens = 0
             prompts = batches(job.prompts, config.ppo.rollout_batch_size, seed=config.seed, start_step=start)
             for number in range(start, config.iterations):
@@ -145,7 +147,7 @@ def run(config: Config) -> dict[str, Any]:
                 done = number + 1
                 metrics = report.metrics
                 if job.held_out_check is not None and (done % config.evaluate_every == 0 or done == config.iterations):
-                    metrics |= job.held_out_check(policy_states(state))
+                    metrics |= job.held_out_check(job.policy_states(state))
                 tracker.log(done, metrics)
                 tracker.log_timings(done, report.timings)
                 tracker.table("samples", done, report.rows)
@@ -158,7 +160,8 @@ def run(config: Config) -> dict[str, Any]:
                 if stopped_by is not None:
                     checkpointer.wait()
                     raise Interrupted(stopped_by, done)
-    save_transformer(nnx.merge(job.policy_definition, *policy_states(state)), folder.model, job.tokenizer)
+    policy = nnx.merge(job.iteration.programs.roles.definition("policy"), *job.policy_states(state))
+    save_model(policy, folder.model, job.tokenizer, config.model.init_from)
     return close_folder(folder, {"iterations": config.iterations, "compilations": compilations.count})
 
 
@@ -168,7 +171,6 @@ class Job:
 
     Attributes:
         state: before the first iteration.
-        policy_definition: makes a policy of its parameters.
         iteration: runs one.
         prompts: all training prompts, encoded, in host memory.
         place: puts a batch of them on the devices.
@@ -177,12 +179,15 @@ class Job:
     """
 
     state: PPOState
-    policy_definition: nnx.GraphDef
     iteration: Iteration
     prompts: PromptBatch
     place: Callable[[PromptBatch], PromptBatch]
     held_out_check: HeldOutCheck | None
     tokenizer: PreTrainedTokenizerBase
+
+    def policy_states(self, state: PPOState) -> tuple[nnx.State, nnx.State]:
+        """The policy's parameters, trained and frozen."""
+        return state.learners.policy.trainable, self.iteration.programs.roles.frozen("policy")
 
 
 def prepare(config: Config) -> Job:
@@ -194,19 +199,19 @@ def prepare(config: Config) -> Job:
             "nothing to optimise: helpfulness, safety and rules are all unset",
             fix="set helpfulness or safety to a reward model's folder, or rules to a list of programmatic rewards.",
         )
-    policy = place_model(load_policy(config.model, config.seed), mesh)
+    bases = shared_bases(config.model, mesh)
+    policy = place_model(load_policy(config.model, config.seed, bases), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh)
+    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh, bases)
     frozen = FrozenModels(
-        reference=place_model(load_policy(config.model, config.seed), mesh),
+        reference=place_model(load_transformer(config.model.init_from, config.model.compute, bases=bases), mesh),
         helpfulness=reward_models.get("helpfulness"),
         safety=reward_models.get("safety"),
     )
-    value = place_model(load_value_model(config), mesh)
+    value = place_model(load_value_model(config, bases), mesh)
     optimizers = make_optimizers(config)
-    policy_definition, policy_learner = create_train_state(policy, optimizers[0])
-    _, value_learner = create_train_state(value, optimizers[1])
+    learners = begin_learning(policy, value, optimizers)
 
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
     limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
@@ -229,6 +234,9 @@ def prepare(config: Config) -> Job:
         pad_token=tokenizer.pad_token_id,
         config=config.ppo,
     )
+    for name, model in {"policy": policy, "value model": value}.items():
+        say(f"{name}: {describe_trained(model)}")
+    say(programs.roles.describe())
     held_out_check = None
     if held_out and config.evaluate_every:
         held_out, held_out_batch = prompt_batch(held_out[: config.evaluation_prompts], tokenizer, **limits)
@@ -246,8 +254,7 @@ def prepare(config: Config) -> Job:
         )
         held_out_check = HeldOutCheck(sampler, held_out, held_out_batch, config.seed)
     return Job(
-        state=PPOState(Learners(policy_learner, value_learner), jnp.float32(config.ppo.kl.coefficient)),
-        policy_definition=policy_definition,
+        state=PPOState(learners, jnp.float32(config.ppo.kl.coefficient)),
         iteration=Iteration(
             programs, train, tokenizer, rules, config.ppo, config.seed, config.sampled_rows, config.max_skipped_steps
         ),
@@ -258,22 +265,23 @@ def prepare(config: Config) -> Job:
     )
 
 
-def load_value_model(config: Config) -> SequenceScorer:
-    """The value model: a reward model's weights where there is one (2203.02155, appendix C.4), else the policy with a zero head."""
+def load_value_model(config: Config, bases: Bases) -> SequenceScorer:
+    """The value model: a reward model's weights where there is one (2203.02155, appendix C.4), else the policy with a zero head.
+
+    With `model.adapter` it gets an adapter of its own, unless the folder it starts from has one, which is trained on.
+    """
     folder = config.value_from or config.helpfulness or config.safety
     if config.value_from is not None:
-        require_same_tokenizer(config.model.init_from, config.value_from, "value_from")
+        require_same_tokenizer(
+            tokenizer_folder(config.model.init_from), tokenizer_folder(config.value_from), "value_from"
+        )
     if folder is not None:
-        return load_scorer(folder, config.model.compute, rngs=nnx.Rngs(config.seed))
-    return SequenceScorer(load_policy(config.model, config.seed), rngs=nnx.Rngs(config.seed), head_init="zeros")
+        adapter = None if holds_adapter(folder) else config.model.adapter
+        return load_scorer_to_train(replace(config.model, init_from=folder, adapter=adapter), config.seed, bases)
+    return SequenceScorer(load_policy(config.model, config.seed, bases), rngs=nnx.Rngs(config.seed), head_init="zeros")
 
 
 def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Optimizers of policy and value model; their schedules count gradient steps, several an iteration."""
     steps = config.iterations * config.ppo.epochs * (config.ppo.rollout_batch_size // config.ppo.minibatch_size)
     return make_optimizer(config.policy_optimizer, steps), make_optimizer(config.value_optimizer, steps)
-
-
-def policy_states(state: PPOState) -> tuple[nnx.State, nnx.State]:
-    """The policy's parameters, trained and frozen."""
-    return state.learners.policy.trainable, state.learners.policy.frozen

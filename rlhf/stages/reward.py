@@ -10,7 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from rlhf.data.batches import PairBatch
 from rlhf.data.lengths import TooLong, encode_comparisons, encode_demonstrations
@@ -21,8 +20,7 @@ from rlhf.errors import UserError
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.losses.preference import pairwise_accuracy, pairwise_loss
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_scorer, save_scorer
-from rlhf.models.source import ModelSource
+from rlhf.models.source import ModelSource, load_scorer_to_train, save_model
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.rewards.text import score_token_sequences
 from rlhf.stages.folder import close_folder, open_folder, write_json
@@ -114,7 +112,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     preferences, held_out = training_and_held_out(load, config.data, config.evaluation_data, config.seed)
     if config.model.init_from is None:
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
-    scorer = load_scorer(config.model.init_from, config.model.compute, rngs=nnx.Rngs(config.seed))
+    scorer = load_scorer_to_train(config.model, config.seed)
     tokenizer = model_tokenizer(config.model.init_from, config.template, scorer.transformer.config)
     check_row_length("max_length", config.max_length, scorer.transformer.config)
 
@@ -140,7 +138,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)
     result = train(config, folder, scorer, comparison_loss(config.centering), train_pairs, held_out_pairs)
     scorer = normalised(result.model, tokenizer, config, preferences)
-    save_scorer(scorer, folder.model, tokenizer, {})
+    save_model(scorer, folder.model, tokenizer, config.model.init_from)
     summary = dict(result.summary)
     if held_out:
         chosen, rejected = score_comparisons(scorer, tokenizer, held_out, config.loop.batch_size)

@@ -18,10 +18,11 @@ from rlhf.data.sources import DataConfig
 from rlhf.data.templates import apply_template
 from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, require_same_tokenizer
 from rlhf.errors import UserError
+from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import resolve_model_folder
-from rlhf.models.source import load_reward_model
+from rlhf.models.hub import tokenizer_folder
+from rlhf.models.source import ModelSource, load_reward_model
 from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.tracking.console import say
 
@@ -45,13 +46,17 @@ def stage_tokenizer(folder: str | None, template: str, *, key: str) -> PreTraine
 
 def model_tokenizer(init_from: str | None, template: str, config: ModelConfig) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that came with a model, and checks that the model has an embedding for each of its tokens."""
-    tokenizer = stage_tokenizer(init_from and str(resolve_model_folder(init_from)), template, key="model.init_from")
+    tokenizer = stage_tokenizer(init_from and str(tokenizer_folder(init_from)), template, key="model.init_from")
     check_vocabulary(tokenizer, config.vocab_size, f"model.init_from {init_from}")
     return tokenizer
 
 
 def load_reward_models(
-    folders: Mapping[str, str | None], policy_folder: str, compute: ComputeConfig, mesh: jax.sharding.Mesh
+    folders: Mapping[str, str | None],
+    policy_folder: str,
+    compute: ComputeConfig,
+    mesh: jax.sharding.Mesh,
+    bases: Bases | None = None,
 ) -> dict[str, SequenceScorer]:
     """Loads the reward models that are named, and lays them out over the mesh.
 
@@ -60,6 +65,7 @@ def load_reward_models(
         policy_folder: the policy whose responses they read.
         compute: dtypes to run them with.
         mesh: where to.
+        bases: of the job, where other models stand on the same bases.
 
     Raises:
         UserError: a folder holds no reward model, or one that reads other tokens than the policy writes.
@@ -67,8 +73,8 @@ def load_reward_models(
     models = {}
     for key, folder in folders.items():
         if folder is not None:
-            require_same_tokenizer(resolve_model_folder(policy_folder), resolve_model_folder(folder), key)
-            models[key] = place_model(load_reward_model(folder, compute, key), mesh)
+            require_same_tokenizer(tokenizer_folder(policy_folder), tokenizer_folder(folder), key)
+            models[key] = place_model(load_reward_model(folder, compute, key, bases), mesh)
     return models
 
 
@@ -151,6 +157,11 @@ def place_model(model: nnx.Module, mesh: jax.sharding.Mesh) -> nnx.Module:
     """Lays a model's parameters out over the mesh."""
     definition, state = nnx.split(model)
     return nnx.merge(definition, shard_state(state, mesh))
+
+
+def shared_bases(source: ModelSource, mesh: jax.sharding.Mesh) -> Bases:
+    """The bases of a job's models, laid out over the mesh and stored as its source says."""
+    return Bases(source.compute, source.base_storage, lambda model: place_model(model, mesh))
 
 
 def batch_placer(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> Callable[[Any], Any]:

@@ -5,9 +5,12 @@ from typing import Any
 from flax import nnx
 
 from rlhf.data.loader import row_count
+from rlhf.models.adapters.description import describe_trained
+from rlhf.models.partition import trained
 from rlhf.parallel.mesh import make_mesh
 from rlhf.stages.folder import StageFolder, begin_writing, fingerprint
 from rlhf.stages.setup import batch_placer, place_model
+from rlhf.tracking.console import say
 from rlhf.training.loop import FitResult, resolve_steps
 from rlhf.training.rows import Rows, fit_rows
 from rlhf.training.step import LossFunction
@@ -16,7 +19,7 @@ from rlhf.training.step import LossFunction
 def train(
     config: Any, folder: StageFolder, model: nnx.Module, loss: LossFunction, rows: Rows, held_out_rows: Rows | None
 ) -> FitResult:
-    """Trains a model on rows of tokens.
+    """Trains a model, or its adapter, on rows of tokens.
 
     Args:
         config: of the stage: optimizer, loop, mesh, tracking, seed.
@@ -29,6 +32,8 @@ def train(
     mesh = make_mesh(config.mesh)
     place_batch = batch_placer(mesh, config.loop.batch_size, "loop.batch_size")
     model = place_model(model, mesh)
+    trainable = trained(model)
+    say(describe_trained(model))
     resolve_steps(config.loop, row_count(rows))
     begin_writing(folder)
     return fit_rows(
@@ -44,4 +49,5 @@ def train(
         tracking_config=config.tracking,
         description=folder.path.name,
         place_batch=place_batch,
+        trainable=trainable,
     )

@@ -19,10 +19,9 @@ from rlhf.randomness import step_key
 from rlhf.rl.config import KLConfig
 from rlhf.rl.iteration import Iteration, PPOState
 from rlhf.rl.programs import FrozenModels, Programs
-from rlhf.rl.update import Learners
+from rlhf.rl.update import begin_learning
 from rlhf.training.compilations import CompilationCounter
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
-from rlhf.training.state import create_train_state
 
 WORDS = ["pad", "begin", "end", *(f"word{number}" for number in range(13))]
 # Adam divides by the gradient's size; with an epsilon that is not tiny it does not blow rounding up to whole steps.
@@ -104,7 +103,7 @@ def make_run(rl, ppo_config):
 
         def start() -> PPOState:
             # Copies, for an iteration consumes its state.
-            learners = Learners(create_train_state(policy, optimizer)[1], create_train_state(value, optimizer)[1])
+            learners = begin_learning(policy, value, (optimizer, optimizer))
             return PPOState(jax.tree.map(jnp.copy, learners), jnp.float32(config.kl.coefficient))
 
         return SimpleNamespace(

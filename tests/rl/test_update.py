@@ -11,10 +11,10 @@ import pytest
 import torch
 from flax import nnx
 
+from rlhf.models.partition import split_model
 from rlhf.rl.batches import Experience
 from rlhf.rl.score import response_log_probs, response_values
-from rlhf.rl.update import Learners, update
-from rlhf.training.state import create_train_state
+from rlhf.rl.update import Learners, begin_learning, update
 
 LEARNING_RATE = 0.003
 TEMPERATURE = 0.7
@@ -29,9 +29,7 @@ def config(plain_config):
 
 @pytest.fixture(scope="module")
 def learners(rl) -> Learners:
-    return Learners(
-        create_train_state(rl.make_policy(0), DESCENT)[1], create_train_state(rl.make_scorer(2), DESCENT)[1]
-    )
+    return begin_learning(rl.make_policy(0), rl.make_scorer(2), (DESCENT, DESCENT))
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +38,20 @@ def definitions(rl):
 
 
 @pytest.fixture(scope="module")
-def run(definitions):
+def frozen(rl):
+    return split_model(rl.make_policy(0))[2], split_model(rl.make_scorer(2))[2]
+
+
+@pytest.fixture(scope="module")
+def run(definitions, frozen):
     """`update`, compiled once for each configuration and shape; it leaves its learners usable."""
 
     @functools.cache
     def program(config):
         return jax.jit(
-            lambda learners, experience, key: update(definitions, (DESCENT, DESCENT), learners, experience, key, config)
+            lambda learners, experience, key: update(
+                definitions, (DESCENT, DESCENT), learners, frozen, experience, key, config
+            )
         )
 
     def run(learners, experience, config, seed=0):
@@ -56,10 +61,10 @@ def run(definitions):
 
 
 @pytest.fixture(scope="module")
-def sampled(rl, definitions, learners, config):
+def sampled(rl, definitions, learners, frozen, config):
     """Makes experience whose old log-probabilities and values are those of the learners, moved by `noise`."""
-    policy = nnx.merge(definitions[0], learners.policy.trainable, learners.policy.frozen)
-    value = nnx.merge(definitions[1], learners.value.trainable, learners.value.frozen)
+    policy = nnx.merge(definitions[0], learners.policy.trainable, frozen[0])
+    value = nnx.merge(definitions[1], learners.value.trainable, frozen[1])
 
     @functools.partial(jax.jit, static_argnums=2)
     def now(tokens, mask, columns):
@@ -112,18 +117,18 @@ def test_ratio_is_one_in_the_first_minibatch_and_not_after(run, learners, sample
     assert np.all(metrics["val/ratio_var"].ravel()[1:] > 1e-5)
 
 
-def test_one_minibatch_is_the_step_that_torch_takes(run, learners, sampled, config, definitions):
+def test_one_minibatch_is_the_step_that_torch_takes(run, learners, frozen, sampled, config, definitions):
     """Losses and their gradients by torch from logits and values in float64, brought to the parameters by JAX's own chain rule."""
     experience = sampled(noise=0.3)
     updated, metrics = run(learners, experience, config)
     segments = experience.mask.astype(jnp.int32)
 
     def logits_of(trainable):
-        policy = nnx.merge(definitions[0], trainable, learners.policy.frozen)
+        policy = nnx.merge(definitions[0], trainable, frozen[0])
         return policy.logits(policy(experience.tokens, segments)[:, -7:-1])
 
     def values_of(trainable):
-        return nnx.merge(definitions[1], trainable, learners.value.frozen)(experience.tokens, segments)[:, -7:-1]
+        return nnx.merge(definitions[1], trainable, frozen[1])(experience.tokens, segments)[:, -7:-1]
 
     to_torch = lambda array: torch.tensor(np.asarray(array, np.float64))  # noqa: E731
     mask = torch.tensor(np.asarray(experience.response_mask))

@@ -150,7 +150,7 @@ def program_text(job, name: str) -> str:
     steps = {
         "rollout": lambda: (programs.rollout, learners, take_rows(job.prompts, np.arange(rows)), key),
         "score": lambda: (programs.score, learners, shapes("rollout"), jnp.zeros(rows), jnp.float32(0)),
-        "update": lambda: (programs._update_program, learners, shapes("score")[0], key),
+        "update": lambda: (programs._update_program, learners, programs.roles.arrays, shapes("score")[0], key),
     }
 
     def shapes(name: str):
