@@ -21,11 +21,12 @@ from rlhf.models.adapters.folder import CONFIG_FILE, StoredAdapter, adapter_file
 from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.families import family_for, family_of
-from rlhf.models.families.family import Family, TensorName
+from rlhf.models.families.family import Family
+from rlhf.models.families.layouts import StoredTensor
 from rlhf.models.folders import replaced_folder
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
-from rlhf.models.weights import NameOf, read_weights, stored_bytes, stored_tensors, write_weights
+from rlhf.models.weights import read_weights, stored_bytes, stored_tensors, write_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,7 +116,7 @@ def load_transformer(
     if bases is not None:
         return load_base(folder, bases)
     family, config = _describe(folder, raw)
-    return _load(folder, family, config, _abstract(config, compute), family.names.get)
+    return _load(folder, family, config, _abstract(config, compute), family.tensors(config))
 
 
 def load_scorer(
@@ -146,11 +147,11 @@ def load_scorer(
     family, config = _describe(folder, raw)
     config = _without_output_matrix(config)
     if not is_scorer(raw):
-        transformer = _load(folder, family, config, _abstract(config, compute), family.names.get)
+        transformer = _load(folder, family, config, _abstract(config, compute), family.tensors(config))
         return SequenceScorer(transformer, rngs=rngs, head_init=head_init)
     abstract = _abstract_scorer(config, compute)
     _set_statistics(abstract, raw)
-    scorer = _load(folder, family, config, abstract, _scorer_names(family))
+    scorer = _load(folder, family, config, abstract, _scorer_tensors(family, config))
     if bases is not None:
         scorer.transformer = bases.get(folder, lambda: scorer.transformer)
     return scorer
@@ -192,7 +193,7 @@ def save_adapter(
     base, folder = resolve_model_folder(base), Path(folder)
     family, _ = _describe(base, read_config(base))
     is_scoring = isinstance(model, SequenceScorer)
-    head = family.head.to_stored(np.asarray(model.kernel[...])) if is_scoring else None
+    head = family.head.join([np.asarray(model.kernel[...])]) if is_scoring else None
     options, tensors = adapter_files(model.transformer if is_scoring else model, family, base, head)
     options |= {SCORER_KEY: _statistics(model)} if is_scoring else {}
     with replaced_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as partial:
@@ -217,7 +218,7 @@ def save_transformer(model: Transformer, folder: str | Path, tokenizer: "PreTrai
     """
     family = _choose_family(model.config, folder)
     raw = family.config_to_hf(model.config) | {"architectures": [family.causal_architecture]}
-    _save(model, Path(folder), tokenizer, raw, family.names.get)
+    _save(model, Path(folder), tokenizer, raw, family.tensors(model.config))
 
 
 def save_scorer(
@@ -245,7 +246,7 @@ def save_scorer(
         "label2id": {"score": 0},
         SCORER_KEY: _statistics(scorer) | dict(extra or {}),
     }
-    _save(scorer, Path(folder), tokenizer, raw, _scorer_names(family))
+    _save(scorer, Path(folder), tokenizer, raw, _scorer_tensors(family, config))
 
 
 def _load_adapted(folder: Path, bases: Bases) -> tuple[Transformer, np.ndarray | None]:
@@ -266,7 +267,7 @@ def _load_adapted_scorer(folder: Path, rngs: nnx.Rngs, head_init, bases: Bases) 
                 fix="train it with one label, as `rlhf reward` does.",
             )
         family, _ = _describe(stored.base, read_config(stored.base))
-        value = family.head.from_stored(head, scorer.kernel.shape)
+        (value,) = family.head.split(head, [scorer.kernel.shape])
         scorer.kernel.set_value(jnp.asarray(value, scorer.kernel.dtype))
         _set_statistics(scorer, stored.raw)
     return scorer
@@ -311,21 +312,23 @@ def _without_output_matrix(config: ModelConfig) -> ModelConfig:
     return replace(config, tied_embeddings=True)
 
 
-def _scorer_names(family: Family) -> NameOf:
-    def name_of(path: str) -> TensorName | None:
-        if path.startswith("transformer."):
-            inner = path.removeprefix("transformer.")
-            return None if inner == "head_kernel" else family.names.get(inner)
-        return family.head if path == "kernel" else None
-
-    return name_of
+def _scorer_tensors(family: Family, config: ModelConfig) -> list[StoredTensor]:
+    inner = [tensor for tensor in family.tensors(config) if "head_kernel" not in tensor.parameters]
+    of_scorer = [
+        replace(tensor, parameters=tuple(f"transformer.{path}" for path in tensor.parameters)) for tensor in inner
+    ]
+    return [*of_scorer, family.head]
 
 
-def _load(folder: Path, family: Family, config: ModelConfig, abstract: nnx.Module, name_of: NameOf) -> Any:
+def _load(folder: Path, family: Family, config: ModelConfig, abstract: nnx.Module, tensors: list[StoredTensor]) -> Any:
     # The folder may hold an output matrix that the model has not: a copy of the tied embedding, or what a scorer drops.
-    unused = (family.names["head_kernel"].name,) if config.tied_embeddings else ()
+    output = [tensor.name for tensor in family.tensors(config) if tensor.parameters == ("head_kernel",)]
+    unused = tuple(output) if config.tied_embeddings else ()
     graphdef, state = nnx.split(abstract)
-    return nnx.merge(graphdef, read_weights(folder, state, name_of, family.ignored + unused))
+    state = read_weights(
+        folder, state, tensors, ignored=family.ignored + unused, prefix=family.prefix, renamed=dict(family.renamed)
+    )
+    return nnx.merge(graphdef, state)
 
 
 def _choose_family(config: ModelConfig, folder: str | Path) -> Family:
@@ -346,17 +349,17 @@ def _save(
     folder: Path,
     tokenizer: "PreTrainedTokenizerBase | None",
     raw: dict[str, Any],
-    name_of: NameOf,
+    tensors: list[StoredTensor],
 ) -> None:
     state = nnx.state(model, nnx.Param)
-    size = stored_bytes(state, name_of)
+    size = stored_bytes(state, tensors)
     special = {} if tokenizer is None else _special_tokens(tokenizer)
     dtype = str(next(iter(nnx.to_flat_state(state)))[1].dtype)
     config = raw | special | {"dtype": dtype, "transformers_version": version("transformers")}
     with replaced_folder(folder, size) as partial:
         _write_json(partial / "config.json", config)
         _write_json(partial / "generation_config.json", special | {"_from_model_config": True})
-        write_weights(partial, stored_tensors(state, name_of), size, SHARD_BYTES)
+        write_weights(partial, stored_tensors(state, tensors), size, SHARD_BYTES)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
 

@@ -1,35 +1,47 @@
-"""Parameters to and from safetensors files, tensor by tensor, so that only one copy of the model is in memory."""
+"""Parameters to and from the tensors of a checkpoint, one at a time, so that only one copy of the model is in memory.
+
+Measured with `benchmarks/import_memory.py`; see there.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from safetensors.numpy import save_file
 
 from rlhf.errors import UserError
-from rlhf.models.families.family import TensorName
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
-NameOf = Callable[[str], TensorName | None]
-"""Checkpoint name of a parameter by its dotted path; None for one that is not in the checkpoint."""
+from rlhf.models.families.layouts import StoredTensor
+from rlhf.models.tensor_files import INDEX_FILE, SINGLE_FILE, StoredArray, open_tensors
+from rlhf.parallel.rules import state_shardings
 
 
-def read_weights(folder: Path, abstract: nnx.State, name_of: NameOf, ignored: tuple[str, ...]) -> nnx.State:
-    """Fills an abstract state from the safetensors files of a folder.
+def read_weights(
+    folder: Path,
+    abstract: nnx.State,
+    tensors: Iterable[StoredTensor],
+    *,
+    ignored: tuple[str, ...] = (),
+    prefix: str = "",
+    renamed: Mapping[str, str] | None = None,
+    mesh: Mesh | None = None,
+) -> nnx.State:
+    """Fills an abstract state from the checkpoint in a folder.
 
     Args:
-        folder: has model.safetensors, or shards with an index.
-        abstract: state whose values have shape and dtype only; the tensors are converted to that dtype.
-        name_of: checkpoint name of each parameter.
+        folder: has the files of the checkpoint.
+        abstract: state whose parameters have shape and dtype only; the tensors are converted to that dtype. What no tensor
+            holds stays as it is.
+        tensors: where each parameter is kept.
         ignored: ends of names of tensors that may be there and are not read.
+        prefix: beginning of names that the checkpoint may leave out.
+        renamed: other names of tensors, and those in `tensors` that they stand for.
+        mesh: where the parameters are laid out, as they are read; None for the default device.
 
     Returns:
         The state with values.
@@ -37,43 +49,41 @@ def read_weights(folder: Path, abstract: nnx.State, name_of: NameOf, ignored: tu
     Raises:
         UserError: a file cannot be read, or tensors are missing, unknown, or of another shape; all of them are named.
     """
-    with ExitStack() as stack:
-        opened = [stack.enter_context(_open_weights(path)) for path in _weight_files(folder)]
-        files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
-        parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(abstract)}
-        expected = {
-            stored: shape
-            for path, variable in parameters.items()
-            if (name := name_of(path)) is not None
-            for stored, shape in _stored_shapes(name, variable.shape)
-        }
-        found = {name: tuple(file.get_slice(name).get_shape()) for name, file in files.items()}
-        _check_tensors(folder, expected, found, ignored)
+    parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(abstract)}
+    held = _held(tensors, parameters)
+    shardings = _shardings(abstract, mesh)
+    expected = {name: shape for tensor in held for name, shape in _stored_shapes(tensor, parameters)}
+    found = _in_our_names(open_tensors(folder), expected, prefix, renamed or {})
+    _check_tensors(folder, expected, {name: array.shape for name, array in found.items()}, ignored)
+    values = {
+        path: value
+        for tensor in held
+        for path, value in zip(tensor.parameters, _read(tensor, parameters, shardings, found), strict=True)
+    }
 
-        def read(path, variable):
-            name = name_of(_dotted(path))
-            return variable if name is None else variable.replace(_read_parameter(name, variable, files))
+    def filled(path, variable):
+        value = values.get(_dotted(path))
+        return variable if value is None else variable.replace(value)
 
-        return nnx.from_flat_state([(path, read(path, variable)) for path, variable in nnx.to_flat_state(abstract)])
+    return nnx.from_flat_state([(path, filled(path, variable)) for path, variable in nnx.to_flat_state(abstract)])
 
 
-def stored_tensors(state: nnx.State, name_of: NameOf) -> Iterator[tuple[str, np.ndarray]]:
+def stored_tensors(state: nnx.State, tensors: Iterable[StoredTensor]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of every tensor of a checkpoint, in the checkpoint's layout."""
-    for path, variable in nnx.to_flat_state(state):
-        name = name_of(_dotted(path))
-        if name is None:
-            continue
-        value = np.asarray(variable[...])
-        if name.per_layer:
-            for layer, slice_ in enumerate(value):
-                yield name.name.format(layer=layer), name.to_stored(slice_)
+    parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
+    for tensor in _held(tensors, parameters):
+        values = [np.asarray(parameters[path][...]) for path in tensor.parameters]
+        if tensor.per_layer:
+            for layer in range(len(values[0])):
+                yield tensor.name.format(layer=layer), tensor.join([value[layer] for value in values])
         else:
-            yield name.name, name.to_stored(value)
+            yield tensor.name, tensor.join(values)
 
 
-def stored_bytes(state: nnx.State, name_of: NameOf) -> int:
+def stored_bytes(state: nnx.State, tensors: Iterable[StoredTensor]) -> int:
     """Size of the tensors of a checkpoint."""
-    return sum(variable.nbytes for path, variable in nnx.to_flat_state(state) if name_of(_dotted(path)) is not None)
+    parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
+    return sum(parameters[path].nbytes for tensor in _held(tensors, parameters) for path in tensor.parameters)
 
 
 def write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], total_bytes: int, shard_bytes: int) -> None:
@@ -105,40 +115,30 @@ def _dotted(path: tuple) -> str:
     return ".".join(map(str, path))
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
-    if (folder / INDEX_FILE).is_file():
-        shards = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder}: {INDEX_FILE} names files that are not there: {', '.join(missing)}", fix="fetch them."
-            )
-        return [folder / shard for shard in shards]
-    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise UserError(
-        f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; found: {found}",
-        fix="save the model with transformers' save_pretrained, which writes safetensors.",
-    )
+def _held(tensors: Iterable[StoredTensor], parameters: Mapping) -> list[StoredTensor]:
+    """The tensors of a checkpoint that hold parameters of this model."""
+    return [tensor for tensor in tensors if all(path in parameters for path in tensor.parameters)]
 
 
-def _open_weights(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} cannot be read: {error}", fix="fetch the file again, or write the model anew: it is not complete."
-        ) from error
-
-
-def _stored_shapes(name: TensorName, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    if name.per_layer:
-        layers, *rest = shape
-        for layer in range(layers):
-            yield name.name.format(layer=layer), name.stored_shape(tuple(rest))
+def _stored_shapes(tensor: StoredTensor, parameters: Mapping) -> Iterator[tuple[str, tuple[int, ...]]]:
+    shapes = [parameters[path].shape for path in tensor.parameters]
+    if tensor.per_layer:
+        for layer in range(shapes[0][0]):
+            yield tensor.name.format(layer=layer), tensor.stored_shape([shape[1:] for shape in shapes])
     else:
-        yield name.name, name.stored_shape(shape)
+        yield tensor.name, tensor.stored_shape(shapes)
+
+
+def _in_our_names(
+    found: Mapping[str, StoredArray], expected: Mapping[str, object], prefix: str, renamed: Mapping[str, str]
+) -> dict[str, StoredArray]:
+    def ours(name: str) -> str:
+        if name in expected:
+            return name
+        name = renamed.get(name, name)
+        return prefix + name if name not in expected and prefix + name in expected else name
+
+    return {ours(name): array for name, array in found.items()}
 
 
 def _check_tensors(
@@ -166,20 +166,59 @@ def _check_tensors(
     if problems:
         raise UserError(
             f"{folder}: the tensors do not fit config.json: " + "; ".join(problems),
-            fix="check that config.json and the safetensors files belong together.",
+            fix="check that config.json and the files with the weights belong together.",
         )
 
 
-def _read_parameter(name: TensorName, variable, files: Mapping) -> jax.Array:
-    def read(stored: str, shape: tuple[int, ...]) -> np.ndarray:
-        return name.from_stored(files[stored].get_tensor(stored), shape)
+def _shardings(abstract: nnx.State, mesh: Mesh | None) -> dict[str, Sharding]:
+    if mesh is None:
+        return {}
+    states = nnx.to_flat_state(state_shardings(abstract, mesh))
+    return {_dotted(path): variable.get_value() for path, variable in states}
 
-    if not name.per_layer:
-        return jnp.asarray(read(name.name, variable.shape).astype(variable.dtype))
-    stacked = np.empty(variable.shape, variable.dtype)
-    for layer in range(len(stacked)):
-        stacked[layer] = read(name.name.format(layer=layer), variable.shape[1:])
-    return jnp.asarray(stacked)
+
+def _read(
+    tensor: StoredTensor,
+    parameters: Mapping,
+    shardings: Mapping[str, Sharding],
+    found: Mapping[str, StoredArray],
+) -> Sequence[jax.Array]:
+    """The parameters that a tensor holds; of one kept by layers, one layer at a time is on the host."""
+    variables = [parameters[path] for path in tensor.parameters]
+    own_shardings = [shardings.get(path) for path in tensor.parameters]
+    shapes = [variable.shape for variable in variables]
+
+    def convert(parts):
+        return [part.astype(variable.dtype, copy=False) for part, variable in zip(parts, variables, strict=True)]
+
+    if not tensor.per_layer:
+        parts = convert(tensor.split(found[tensor.name].read(), shapes))
+        return [jax.device_put(part, sharding) for part, sharding in zip(parts, own_shardings, strict=True)]
+    stacked = [
+        jnp.zeros(variable.shape, variable.dtype, device=sharding)
+        for variable, sharding in zip(variables, own_shardings, strict=True)
+    ]
+    for layer in range(shapes[0][0]):
+        parts = convert(tensor.split(found[tensor.name.format(layer=layer)].read(), [shape[1:] for shape in shapes]))
+        stacked = [
+            _layer_writer(sharding)(array, jax.device_put(part, _of_one_layer(sharding)), layer)
+            for array, part, sharding in zip(stacked, parts, own_shardings, strict=True)
+        ]
+    return stacked
+
+
+@cache
+def _layer_writer(sharding: Sharding | None):
+    def write(stacked, value, layer):
+        return jax.lax.dynamic_update_index_in_dim(stacked, value, layer, axis=0)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+
+
+def _of_one_layer(sharding: Sharding | None) -> Sharding | None:
+    if sharding is None:
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 def _shards(tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int) -> Iterator[dict[str, np.ndarray]]:

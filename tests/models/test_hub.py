@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf.errors import UserError
 from rlhf.models import hub, weights
-from rlhf.models.config import ComputeConfig, RopeConfig
+from rlhf.models.config import AttentionConfig, ComputeConfig, RopeConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
     load_scorer,
@@ -37,9 +38,13 @@ LLAMAS = {
     },
 }
 NOT_LLAMAS = {
-    "layer norm": {"norm": "layer"},
     "learned positions": {"position": "learned", "tied_embeddings": False},
     "plain mlp": {"gated_mlp": False, "mlp_bias": True},
+    "a window in one layer": {
+        "position": "alibi",
+        "attention": AttentionConfig(window=3, window_layers=(True, False, False)),
+        "rope": RopeConfig(layers=(True, True, False)),
+    },
 }
 
 
@@ -99,7 +104,7 @@ def test_what_transformers_saves_is_read(tmp_path, sequences, pad, hidden_states
 def test_writing_and_reading_gives_the_same_bits(llama, tmp_path):
     save_transformer(llama, tmp_path / "a", None)
     first = load_transformer(tmp_path / "a")
-    assert first.config == llama.config
+    assert first.config == dataclasses.replace(llama.config, family="llama")
     assert same_weights(first, llama)
     save_transformer(first, tmp_path / "b", None)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
@@ -200,21 +205,22 @@ def test_a_stage_folder_stands_for_its_model(make_model, tmp_path):
 
 
 def test_older_configs_are_read(make_model, tmp_path):
-    save_transformer(make_model(rope_theta=321.0), tmp_path, None)
-    change_config(tmp_path, rope_parameters=None, rope_theta=123.0, rope_scaling=None)
-    assert load_transformer(tmp_path).config.rope_theta == 123.0
+    save_transformer(make_model(rope=RopeConfig(theta=321.0)), tmp_path, None)
+    change_config(tmp_path, rope_parameters=None, rope_theta=123.0, rope_scaling={"type": "linear", "factor": 2.0})
+    assert load_transformer(tmp_path).config.rope == RopeConfig(theta=123.0, scaling="linear", factor=2.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "gpt2"}, "gpt2.*supported: llama"),
+        ({"model_type": "mamba"}, "mamba.*supported: llama, .*falcon"),
         (
-            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
-            "llama3.*supported: 'default'",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}},
+            "yarn.*supported: default, linear",
         ),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"sliding_window": 128}, "sliding_window = 128"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"hidden_act": "mish"}, "mish.*supported: silu"),
     ],
@@ -251,8 +257,11 @@ def test_a_tied_checkpoint_may_hold_a_copy_of_the_embedding(make_model, tmp_path
 
 def test_missing_and_broken_files_are_named(make_model, tmp_path):
     save_transformer(make_model(), tmp_path, None)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no model\.safetensors.*pytorch_model\.bin"):
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.gguf")
+    with pytest.raises(UserError, match=r"no model\.safetensors.*weights\.gguf"):
+        load_transformer(tmp_path)
+    (tmp_path / "weights.gguf").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read"):
         load_transformer(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json:1: not valid JSON"):

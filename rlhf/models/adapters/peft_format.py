@@ -15,7 +15,8 @@ from rlhf.errors import UserError
 from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.adapters.insert import insert, projections
 from rlhf.models.adapters.lora import LoRA, layer_alphas, layer_ranks, pattern_value
-from rlhf.models.families.family import Family, TensorName
+from rlhf.models.config import ModelConfig
+from rlhf.models.families.family import Family
 from rlhf.models.projection import Projection
 from rlhf.models.transformer import Transformer
 
@@ -49,7 +50,7 @@ def to_peft(transformer: Transformer, family: Family) -> tuple[dict[str, Any], d
     config, layers = transformer.adapter_config, transformer.config.layers
     tensors, modules, ranks, alphas = {}, [], {}, {}
     for name, projection in _adapted(transformer):
-        module = _module_name(family, name)
+        module = _module_name(family, name, transformer.config)
         own_ranks = layer_ranks(config, name, layers)
         own_alphas = layer_alphas(config, name, layers)
         inside = [layer for layer in range(layers) if own_ranks[layer]]
@@ -95,7 +96,7 @@ def from_peft(base: Transformer, family: Family, raw: Mapping[str, Any], tensors
     layers = base.config.layers
     ranks, alphas, targets, left = {}, {}, [], set(tensors)
     for target, name, _ in projections(base.blocks):
-        module = _module_name(family, name)
+        module = _module_name(family, name, base.config)
         found = {}
         for layer in range(layers):
             full = module.format(layer=layer)
@@ -122,7 +123,7 @@ def from_peft(base: Transformer, family: Family, raw: Mapping[str, Any], tensors
     )
     adapted = insert(base, config, nnx.Rngs(0))
     for name, projection in _adapted(adapted):
-        _fill(projection, _module_name(family, name), tensors, where)
+        _fill(projection, _module_name(family, name, base.config), tensors, where)
     return adapted
 
 
@@ -135,13 +136,13 @@ def _adapted(transformer: Transformer) -> Iterator[tuple[str, Projection]]:
             yield name, projection
 
 
-def _module_name(family: Family, name: str) -> str:
+def _module_name(family: Family, name: str, config: ModelConfig) -> str:
     """The family's name of a projection, with `{layer}` in it."""
     path = f"blocks.{name}.kernel"
-    stored = family.names[path]
-    if not isinstance(stored, TensorName):
+    stored = family.tensor_of(path, config)
+    if len(stored.parameters) > 1:
         raise UserError(
-            f"LoRA adapters of {family.model_type} models cannot be exchanged with PEFT: {path} is a part of {stored}",
+            f"LoRA adapters of {family.model_type} models cannot be exchanged with PEFT: {path} is a part of {stored.name}",
             fix="use another kind of adapter, or merge the adapter.",
         )
     return stored.name.removesuffix(".weight").removesuffix(".kernel")
