@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "ppo": ("rlhf.stages.ppo", "train a policy against reward models, held near its start by a KL penalty"),
     "best-of-n": ("rlhf.stages.best_of_n", "sample n responses a prompt and keep the one the reward models like best"),
     "evaluate": ("rlhf.stages.evaluate", "measure what policies and reward models are worth"),
+    "merge": ("rlhf.stages.merge", "merge an adapter into its base"),
     "generate": ("rlhf.stages.generate", "print what a model answers"),
     "pipeline": ("rlhf.stages.pipeline", "run all of the above, in order, in one folder, and write a report"),
     "report": ("rlhf.report.command", "write report.html from the folder of a run"),
