@@ -1,6 +1,6 @@
 """Adapters as folders: adapter_config.json, which names the base, and adapter_model.safetensors.
 
-A LoRA adapter is written as PEFT writes it; the other kinds in a form of our own, with the configuration under `rlhf_adapter` and
+A LoRA adapter is written as PEFT writes it, if its base has a class in transformers; the others in a form of our own, with the configuration under `rlhf_adapter` and
 tensors named after the parameters. A scorer's adapter has the head beside it, and its shift and scale under `rlhf_reward`.
 """
 
@@ -149,7 +149,7 @@ def adapter_files(
         base: folder of the base.
         head: a scorer's kernel in the checkpoint's layout, or None.
     """
-    if transformer.adapter_config.kind == "lora":
+    if transformer.adapter_config.kind == "lora" and peft_format.has_modules(family, transformer.config):
         options, tensors = peft_format.to_peft(transformer, family)
     else:
         transformer = _without_network(transformer)
