@@ -353,7 +353,7 @@ def _save(
 ) -> None:
     state = nnx.state(model, nnx.Param)
     size = stored_bytes(state, tensors)
-    special = {} if tokenizer is None else _special_tokens(tokenizer)
+    special = _special_tokens(tokenizer)
     dtype = str(next(iter(nnx.to_flat_state(state)))[1].dtype)
     config = raw | special | {"dtype": dtype, "transformers_version": version("transformers")}
     with replaced_folder(folder, size) as partial:
@@ -364,8 +364,9 @@ def _save(
             tokenizer.save_pretrained(partial)
 
 
-def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int | None]:
-    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+def _special_tokens(tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, int | None]:
+    # Without a tokenizer there are none, and that is written: a family's own would stand for other tokens, or for none.
+    return {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ def read(options: HfConfig) -> dict[str, Any]:
     grouped, heads = options["new_decoder_architecture"], options["num_attention_heads"]
     if grouped:
         options.require_neutral(parallel_attn=True)
-    kv_heads = options["num_kv_heads"] if grouped else 1 if options["multi_query"] else heads
-    alibi = options["alibi"]
+    own_kv_heads, multi_query, alibi = options["num_kv_heads"], options["multi_query"], options["alibi"]
+    kv_heads = own_kv_heads if grouped else 1 if multi_query else heads
     return {
         "vocab_size": options["vocab_size"],
         "width": options["hidden_size"],
@@ -44,10 +44,10 @@ def read(options: HfConfig) -> dict[str, Any]:
 
 
 def _residual(options: HfConfig) -> str:
-    norms = options["num_ln_in_parallel_attn"]
-    if not (options["parallel_attn"] or options["new_decoder_architecture"]):
+    norms, grouped = options["num_ln_in_parallel_attn"], options["new_decoder_architecture"]
+    if not (options["parallel_attn"] or grouped):
         return "sequential"
-    return "parallel" if options["new_decoder_architecture"] and norms in (None, 2) else "parallel_one_norm"
+    return "parallel" if grouped and norms in (None, 2) else "parallel_one_norm"
 
 
 def write(config: ModelConfig) -> dict[str, Any]:

@@ -149,6 +149,13 @@ class HfConfig:
             fix="choose a checkpoint with one of these.",
         )
 
+    def unread(self, inert: Iterable[str]) -> list[str]:
+        """The options of the architecture that nobody has read and that are not among those that change nothing."""
+        from transformers import PreTrainedConfig
+
+        general = {field.name for field in fields(PreTrainedConfig)}
+        return sorted({field.name for field in fields(self._class)} - general - self._read - INERT - set(inert))
+
     def close(self, inert: Iterable[str]) -> None:
         """Checks what has not been read.
 
@@ -158,16 +165,13 @@ class HfConfig:
         Raises:
             UserError: an option that nobody has read is not at its default.
         """
-        from transformers import PreTrainedConfig
-
-        known = {field.name for field in fields(self._class)}
-        general = {field.name for field in fields(PreTrainedConfig)}
         defaults = self._class()
-        for name in sorted(known - general - self._read - INERT - set(inert)):
+        for name in self.unread(inert):
             value, default = getattr(self._options, name), getattr(defaults, name)
             if value != default:
                 raise self.unsupported(name, value, [default])
-        foreign = self.raw.keys() - known - general - set(self._class.attribute_map)
+        known = {field.name for field in fields(self._class)}
+        foreign = self.raw.keys() - known - set(self._class.attribute_map)
         for name in sorted(foreign & NEVER_PASSED_OVER.keys()):
             if self.raw[name] not in (None, NEVER_PASSED_OVER[name]):
                 raise self.unsupported(name, self.raw[name], [NEVER_PASSED_OVER[name]])
