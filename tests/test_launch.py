@@ -1,4 +1,4 @@
-"""The command restarts itself once, with huge pages, and keeps what the user has set."""
+"""The command restarts itself once, set up for speed, and keeps what the user has set."""
 
 import os
 import platform
@@ -14,18 +14,44 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settin
 
 @glibc
 def test_asks_for_huge_pages_and_keeps_other_settings():
-    environment = launch.environment_with_huge_pages({"HOME": "x", "GLIBC_TUNABLES": "glibc.malloc.perturb=1"})
-    assert environment == {"HOME": "x", "GLIBC_TUNABLES": "glibc.malloc.perturb=1:glibc.malloc.hugetlb=1"}
+    settings = launch.huge_pages({"HOME": "x", "GLIBC_TUNABLES": "glibc.malloc.perturb=1"})
+    assert settings == {"GLIBC_TUNABLES": "glibc.malloc.perturb=1:glibc.malloc.hugetlb=1"}
 
 
 @glibc
-def test_does_not_start_again_when_the_user_has_decided():
-    assert launch.environment_with_huge_pages({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) is None
+def test_huge_pages_are_left_alone_when_the_user_has_decided():
+    assert launch.huge_pages({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert launch.environment_with_huge_pages({}) is None
+    assert launch.huge_pages({}) == {}
+
+
+def test_compiled_programs_go_to_the_users_cache_folder():
+    assert launch.compilation_cache({"HOME": "/h"})["JAX_COMPILATION_CACHE_DIR"] == "/h/.cache/rlhf/compiled"
+    assert launch.compilation_cache({"HOME": "/h", "XDG_CACHE_HOME": "/c"})["JAX_COMPILATION_CACHE_DIR"] == "/c/rlhf/compiled"
+
+
+@pytest.mark.parametrize("folder", ["/elsewhere", ""])
+def test_the_users_own_compilation_cache_is_kept(folder):
+    assert launch.compilation_cache({"HOME": "/h", "JAX_COMPILATION_CACHE_DIR": folder}) == {}
+
+
+def test_a_program_compiled_by_an_earlier_process_is_taken_from_the_cache(tmp_path):
+    program = (
+        "import jax\nfrom rlhf.training.compilations import CompilationCounter\n"
+        "with CompilationCounter() as counter:\n    jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((4, 4)))\n"
+        "print(counter.count, counter.from_cache)"
+    )
+    environment = {**os.environ, **launch.compilation_cache({"XDG_CACHE_HOME": str(tmp_path)})}
+    counts = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        counts.append(tuple(map(int, done.stdout.split())))
+    (count, from_cache), again = counts
+    assert count > 0 and from_cache == 0
+    assert again == (count, count)
 
 
 def test_the_command_passes_arguments_and_exit_status_on():

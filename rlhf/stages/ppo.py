@@ -162,7 +162,7 @@ def run(config: Config) -> dict[str, Any]:
                     raise Interrupted(stopped_by, done)
     policy = nnx.merge(job.iteration.programs.roles.definition("policy"), *job.policy_states(state))
     save_model(policy, folder.model, job.tokenizer, config.model.init_from)
-    return close_folder(folder, {"iterations": config.iterations, "compilations": compilations.count})
+    return close_folder(folder, {"iterations": config.iterations, **compilations.summary()})
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def fit(
 
         checkpoints.wait()
         state, selected_step = _select(loop_config, checkpoints, state, progress, total_steps)
-        summary = _summarize(progress, total_steps, selected_step, compilations.count)
+        summary = _summarize(progress, total_steps, selected_step, compilations)
         tracker.summarize(summary)
 
     nnx.update(model, state.trainable)
@@ -256,11 +256,11 @@ def _is_due(step: int, interval: int | None) -> bool:
     return interval is not None and step % interval == 0
 
 
-def _summarize(progress: Progress, total_steps: int, selected_step: int, compilations: int) -> dict[str, Any]:
+def _summarize(progress: Progress, total_steps: int, selected_step: int, compilations: CompilationCounter) -> dict[str, Any]:
     return {
         "steps": total_steps,
         "selected_step": selected_step,
         **dataclasses.asdict(progress),
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-        "compilations": compilations,
+        **compilations.summary(),
     }
