@@ -17,10 +17,12 @@ ENVIRONMENT = {
     "NO_COLOR": "1",
 }
 DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests compile far more than they compute: a PPO iteration's tests take a third less time without LLVM's optimisations.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 os.environ.update(ENVIRONMENT)
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES} {QUICK_COMPILATION}".strip()
 
 import pytest  # noqa: E402
 
