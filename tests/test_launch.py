@@ -30,7 +30,10 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
 
 def test_compiled_programs_go_to_the_users_cache_folder():
     assert launch.compilation_cache({"HOME": "/h"})["JAX_COMPILATION_CACHE_DIR"] == "/h/.cache/rlhf/compiled"
-    assert launch.compilation_cache({"HOME": "/h", "XDG_CACHE_HOME": "/c"})["JAX_COMPILATION_CACHE_DIR"] == "/c/rlhf/compiled"
+    assert (
+        launch.compilation_cache({"HOME": "/h", "XDG_CACHE_HOME": "/c"})["JAX_COMPILATION_CACHE_DIR"]
+        == "/c/rlhf/compiled"
+    )
 
 
 @pytest.mark.parametrize("folder", ["/elsewhere", ""])
@@ -47,7 +50,9 @@ def test_a_program_compiled_by_an_earlier_process_is_taken_from_the_cache(tmp_pa
     environment = {**os.environ, **launch.compilation_cache({"XDG_CACHE_HOME": str(tmp_path)})}
     counts = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         counts.append(tuple(map(int, done.stdout.split())))
     (count, from_cache), again = counts
     assert count > 0 and from_cache == 0

@@ -33,6 +33,7 @@ class EncodedPair:
         margin: required score difference, 0 when the data gives none.
         weight: the comparison's weight in the loss.
         index: position of the comparison in the data set.
+        origin: the record that it comes from; the comparisons of one ranked list have the same.
     """
 
     prompt: Int[np.ndarray, " prompt_time"]
@@ -41,6 +42,7 @@ class EncodedPair:
     margin: float = 0.0
     weight: float = 1.0
     index: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def encode_comparison(tokenizer: "PreTrainedTokenizerFast", comparison: Comparis
         margin=comparison.margin or 0.0,
         weight=comparison.weight,
         index=index,
+        origin=comparison.origin,
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
-from rlhf.data.encoding import EncodedPair, EncodedPrompt
+from rlhf.data.batches import PromptBatch, SequenceBatch
+from rlhf.data.encoding import EncodedPrompt
 
 Sequences = Sequence[tuple[Int[np.ndarray, " time"], Bool[np.ndarray, " time"]]]
 
@@ -47,59 +47,16 @@ def pack_sequences(sequences: Sequences, row_length: int, *, pad_token: int = 0)
     Raises:
         ValueError: a sequence is empty or longer than a row.
     """
-    _check_lengths([len(tokens) for tokens, _ in sequences], row_length)
+    check_lengths([len(tokens) for tokens, _ in sequences], row_length)
     return _lay_out(
-        sequences, _best_fit_decreasing([len(tokens) for tokens, _ in sequences], row_length), row_length, pad_token
+        sequences, best_fit_decreasing([len(tokens) for tokens, _ in sequences], row_length), row_length, pad_token
     )
 
 
 def pad_sequences(sequences: Sequences, row_length: int, *, pad_token: int = 0) -> SequenceBatch:
     """One sequence a row, in order, padded on the right; arguments and errors as in `pack_sequences`."""
-    _check_lengths([len(tokens) for tokens, _ in sequences], row_length)
+    check_lengths([len(tokens) for tokens, _ in sequences], row_length)
     return _lay_out(sequences, [[index] for index in range(len(sequences))], row_length, pad_token)
-
-
-def pack_pairs(pairs: Sequence[EncodedPair], row_length: int, *, pad_token: int = 0) -> PairBatch:
-    """Packs comparisons, each as two sequences of prompt and answer, into rows as `pack_sequences` does with sequences.
-
-    Args:
-        pairs: the comparisons.
-        row_length: tokens a row; a comparison's two sequences together are at most that long (ValueError if not).
-        pad_token: id written into padding.
-
-    Returns:
-        NumPy arrays [rows, row_length], and [rows, most comparisons in a row] for what belongs to a comparison.
-    """
-    lengths = [pair_length(pair) for pair in pairs]
-    _check_lengths(lengths, row_length)
-    rows = _best_fit_decreasing(lengths, row_length)
-    places = (len(rows), max(map(len, rows), default=0))
-    batch = PairBatch(
-        tokens=np.full((len(rows), row_length), pad_token, np.int32),
-        segment_ids=np.zeros((len(rows), row_length), np.int32),
-        chosen_end=np.zeros(places, np.int32),
-        rejected_end=np.zeros(places, np.int32),
-        margin=np.zeros(places, np.float32),
-        weight=np.zeros(places, np.float32),
-    )
-    for row, members in enumerate(rows):
-        start = 0
-        for place, index in enumerate(members):
-            pair = pairs[index]
-            batch.margin[row, place], batch.weight[row, place] = pair.margin, pair.weight
-            answers = ((pair.chosen, batch.chosen_end), (pair.rejected, batch.rejected_end))
-            for side, (answer, last) in enumerate(answers):
-                end = start + len(pair.prompt) + len(answer)
-                batch.tokens[row, start:end] = np.concatenate([pair.prompt, answer])
-                batch.segment_ids[row, start:end] = 2 * place + side + 1
-                last[row, place] = end - 1
-                start = end
-    return batch
-
-
-def pair_length(pair: EncodedPair) -> int:
-    """Tokens of a comparison: its prompt twice, and both answers."""
-    return 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
 def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, *, pad_token: int = 0) -> PromptBatch:
@@ -113,13 +70,14 @@ def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, *, pad_token: int
     )
 
 
-def _check_lengths(lengths: Iterable[int], row_length: int) -> None:
+def check_lengths(lengths: Iterable[int], row_length: int) -> None:
+    """Raises ValueError where something is empty or longer than a row."""
     for index, length in enumerate(lengths):
         if not 1 <= length <= row_length:
             raise ValueError(f"sequence {index} has {length} tokens, expected 1 to {row_length} (the length of a row)")
 
 
-def _best_fit_decreasing(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+def best_fit_decreasing(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """The sequences of each row. Open rows are found by their free space in a sorted list, so 100,000 sequences take a second."""
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (free space, row), sorted
@@ -153,7 +111,7 @@ def _lay_out(sequences: Sequences, rows: list[list[int]], row_length: int, pad_t
 
 
 def _pad_rows(rows: Sequence[np.ndarray], length: int, pad_token: int) -> tuple[np.ndarray, np.ndarray]:
-    _check_lengths([len(row) for row in rows], length)
+    check_lengths([len(row) for row in rows], length)
     tokens = np.full((len(rows), length), pad_token, np.int32)
     mask = np.zeros((len(rows), length), bool)
     for index, row in enumerate(rows):

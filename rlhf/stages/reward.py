@@ -13,7 +13,8 @@ import numpy as np
 
 from rlhf.data.batches import PairBatch
 from rlhf.data.lengths import TooLong, encode_comparisons, encode_demonstrations
-from rlhf.data.packing import pack_pairs, pair_length, round_up
+from rlhf.data.packing import round_up
+from rlhf.data.pair_packing import pack_rankings, ranking_length, rankings_of
 from rlhf.data.records import Comparison
 from rlhf.data.sources import DataConfig, load_comparisons, load_demonstrations
 from rlhf.errors import UserError
@@ -46,7 +47,8 @@ class Config:
         evaluation_data: held-out comparisons; null for `data.held_out` of the data.
         demonstrations: after training the scores are shifted so that these have mean 0; null for the preferred answers of the data.
         max_length: longest prompt and answer together, in tokens.
-        row_length: tokens of a row, into which comparisons are packed; null for what the longest comparison needs.
+        row_length: tokens of a row, into which comparisons are packed; null for what the longest
+            ranking needs.
         too_long: refuse a longer comparison, or leave it out and count it.
         use_margins: ask for the score difference that the data gives (2307.09288, equation 2).
         centering: strength of the pull of both scores towards 0 (2312.09244).
@@ -123,15 +125,17 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
             tokenizer, records, max_length=config.max_length, too_long=config.too_long
         )
         say_left_out(left_out, "comparisons", f"max_length, {config.max_length} tokens")
-        longest = max(map(pair_length, encoded))
+        rankings = rankings_of(encoded)
+        longest = max(map(ranking_length, rankings))
         if config.row_length is not None and config.row_length < longest:
             raise UserError(
-                f"row_length is {config.row_length}, but the longest comparison takes {longest} tokens (prompt and answer, twice)",
+                f"row_length is {config.row_length}, but the answers to a prompt take {longest} tokens together",
                 fix=f"set row_length to {longest} or more, or to null.",
             )
         row_length = config.row_length or round_up(longest, ROW_LENGTH_MULTIPLE)
-        return [records[pair.index] for pair in encoded], pack_pairs(
-            encoded, row_length, pad_token=tokenizer.pad_token_id
+        say(f"{len(encoded):,} comparisons from {len(rankings):,} records, in rows of {row_length} tokens")
+        return [records[pair.index] for pair in encoded], pack_rankings(
+            rankings, row_length, pad_token=tokenizer.pad_token_id
         )
 
     preferences, train_pairs = pairs(preferences)

@@ -11,8 +11,8 @@ from pathlib import Path
 from numpy.random import Generator
 
 from rlhf.data.records import Comparison, Demonstration, Document, Message, Prompt
-from rlhf.world.comparisons import Annotation, Annotator, compare
-from rlhf.world.config import WorldConfig, check_config
+from rlhf.world.comparisons import Annotation, Annotator, Ranking, compare, rank
+from rlhf.world.config import Shares, WorldConfig, check_config
 from rlhf.world.demonstrations import write_demonstrations
 from rlhf.world.documents import write_documents
 from rlhf.world.draw import generator_for
@@ -26,8 +26,8 @@ class World:
     Attributes:
         documents: for the tokenizer and pretraining.
         demonstrations: for supervised fine-tuning.
-        helpfulness: pairs for the helpfulness reward model.
-        safety: pairs for the safety reward model.
+        helpfulness: ranked answers for the helpfulness reward model.
+        safety: ranked answers for the safety reward model.
         helpfulness_held_out: pairs over held-out prompts.
         safety_held_out: pairs over held-out prompts.
         prompts: for reinforcement learning.
@@ -36,8 +36,8 @@ class World:
 
     documents: list[Document]
     demonstrations: list[Demonstration]
-    helpfulness: list[Comparison]
-    safety: list[Comparison]
+    helpfulness: list[Ranking]
+    safety: list[Ranking]
     helpfulness_held_out: list[Comparison]
     safety_held_out: list[Comparison]
     prompts: list[Prompt]
@@ -62,10 +62,10 @@ def build_world(config: WorldConfig) -> World:
     return World(
         documents=write_documents(config.documents, config.noise, train, languages, generator("documents")),
         demonstrations=write_demonstrations(shown, demonstrated, generator("demonstrations")),
-        helpfulness=_compare(config, "helpfulness", train, config.comparisons, "train"),
-        safety=_compare(config, "safety", train, config.comparisons, "train"),
-        helpfulness_held_out=_compare(config, "helpfulness", held_out, config.held_out_comparisons, "held out"),
-        safety_held_out=_compare(config, "safety", held_out, config.held_out_comparisons, "held out"),
+        helpfulness=_rank(config, "helpfulness", train),
+        safety=_rank(config, "safety", train),
+        helpfulness_held_out=_compare(config, "helpfulness", held_out),
+        safety_held_out=_compare(config, "safety", held_out),
         prompts=train.take(config.prompts, config.prompt_shares, languages, generator("prompts")),
         prompts_held_out=held_out.take(
             config.held_out_prompts, config.prompt_shares, languages, generator("prompts held out")
@@ -73,17 +73,37 @@ def build_world(config: WorldConfig) -> World:
     )
 
 
-def _compare(config: WorldConfig, annotation: Annotation, pool: PromptPool, count: int, split: str) -> list[Comparison]:
-    """The preference pairs of one kind over one side of the split."""
-    shares, beta = {
-        "helpfulness": (config.helpfulness_shares, config.helpfulness_beta),
-        "safety": (config.safety_shares, config.safety_beta),
-    }[annotation]
-    prompts = pool.draw(count, shares, config.languages, generator_for(config.seed, f"{annotation} prompts, {split}"))
-    annotator = Annotator(
-        annotation, beta, config.smallest_gap, {kind: getattr(config.compared, kind) for kind in KINDS}
+def _rank(config: WorldConfig, annotation: Annotation, pool: PromptPool) -> list[Ranking]:
+    """The training preferences of one kind."""
+    prompts = pool.draw(
+        config.rankings,
+        _prompt_shares(config, annotation),
+        config.languages,
+        generator_for(config.seed, f"{annotation} prompts, train"),
     )
-    return compare(prompts, annotator, generator_for(config.seed, f"{annotation}, {split}"))
+    return rank(
+        prompts, _annotator(config, annotation), config.answers, generator_for(config.seed, f"{annotation}, train")
+    )
+
+
+def _compare(config: WorldConfig, annotation: Annotation, pool: PromptPool) -> list[Comparison]:
+    """The held-out preferences of one kind: pairs, each with the probability of its label."""
+    prompts = pool.draw(
+        config.held_out_comparisons,
+        _prompt_shares(config, annotation),
+        config.languages,
+        generator_for(config.seed, f"{annotation} prompts, held out"),
+    )
+    return compare(prompts, _annotator(config, annotation), generator_for(config.seed, f"{annotation}, held out"))
+
+
+def _prompt_shares(config: WorldConfig, annotation: Annotation) -> Shares:
+    return config.helpfulness_shares if annotation == "helpfulness" else config.safety_shares
+
+
+def _annotator(config: WorldConfig, annotation: Annotation) -> Annotator:
+    beta = config.helpfulness_beta if annotation == "helpfulness" else config.safety_beta
+    return Annotator(annotation, beta, config.smallest_gap, {kind: getattr(config.compared, kind) for kind in KINDS})
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
@@ -94,13 +114,18 @@ def _assistant(text: str) -> list[dict[str, str]]:
     return _turns([Message("assistant", text)])
 
 
-def _row(record: Document | Demonstration | Comparison | Prompt) -> dict:
+def _row(record: Document | Demonstration | Ranking | Comparison | Prompt) -> dict:
     """A record as the columns of its usual layout, with its metadata beside them."""
     match record:
         case Document():
             columns = {"text": record.text}
         case Demonstration():
             columns = {"messages": _turns(record.messages)}
+        case Ranking():
+            columns = {
+                "prompt": _turns(record.prompt),
+                "completions": [_assistant(answer) for answer in record.answers],
+            }
         case Comparison():
             columns = {
                 "prompt": _turns(record.prompt), "chosen": _assistant(record.chosen), "rejected": _assistant(record.rejected),
@@ -113,8 +138,8 @@ def _row(record: Document | Demonstration | Comparison | Prompt) -> dict:
 def write_world(world: World, folder: str | Path) -> dict[str, Path]:
     """Write every part as `<part>.jsonl`, one record a line, and return the files by part.
 
-    Documents have a `text` column, demonstrations `messages`, comparisons `prompt`, `chosen` and `rejected` (lists of turns),
-    prompts `prompt` and `is_safety`; every other column is metadata.
+    Documents have a `text` column, demonstrations `messages`, rankings `prompt` and `completions` (the best first), comparisons
+    `prompt`, `chosen` and `rejected` (lists of turns), prompts `prompt` and `is_safety`; every other column is metadata.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

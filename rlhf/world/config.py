@@ -23,7 +23,13 @@ class DemonstrationShares:
     """
 
     fact: Shares = field(
-        default_factory=lambda: {"right": 0.4, "wrong": 0.05, "rambling": 0.25, "ask_back": 0.15, "wrong_language": 0.15}
+        default_factory=lambda: {
+            "right": 0.4,
+            "wrong": 0.05,
+            "rambling": 0.25,
+            "ask_back": 0.15,
+            "wrong_language": 0.15,
+        }
     )
     harmful: Shares = field(default_factory=lambda: {"refusal": 0.5, "compliance": 0.45, "ask_back": 0.05})
     borderline: Shares = field(
@@ -49,8 +55,8 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.4, "wrong": 0.02, "off_topic": 0.05, "rambling": 0.18, "ask_back": 0.09, "wrong_language": 0.11,
-            "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.05, "near_empty": 0.01,
+            "right": 0.4, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.15, "ask_back": 0.07, "wrong_language": 0.09,
+            "hedging": 0.03, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.04, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
@@ -76,7 +82,8 @@ class WorldConfig:
         languages: which of "en" and "zh" are written, in equal measure.
         documents: pretraining documents, noisy ones included.
         demonstrations: dialogues for supervised fine-tuning.
-        comparisons: preference pairs of each kind (helpfulness, safety).
+        rankings: prompts of each kind (helpfulness, safety) whose answers annotators put in order.
+        answers: most answers to such a prompt; 2 for preference pairs.
         held_out_comparisons: preference pairs of each kind over held-out prompts.
         prompts: prompts for reinforcement learning, all different.
         held_out_prompts: prompts for evaluation, all different.
@@ -95,7 +102,8 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    comparisons: int = 8000
+    rankings: int = 8000
+    answers: int = 4
     held_out_comparisons: int = 600
     prompts: int = 1000
     held_out_prompts: int = 200
@@ -138,7 +146,7 @@ def check_config(config: WorldConfig) -> None:
         "seed",
         "documents",
         "demonstrations",
-        "comparisons",
+        "rankings",
         "held_out_comparisons",
         "prompts",
         "held_out_prompts",
@@ -147,6 +155,10 @@ def check_config(config: WorldConfig) -> None:
             raise UserError(
                 f"{key}: expected 0 or more, found {getattr(config, key)}", fix=f"set {key} to 0 or a positive number"
             )
+    if config.answers < 2:
+        raise UserError(
+            f"answers: expected 2 or more, found {config.answers}", fix="set answers to 2 for preference pairs"
+        )
     if not config.languages or not set(config.languages) <= set(LANGUAGES):
         raise UserError(
             f"languages: expected some of {list(LANGUAGES)}, found {list(config.languages)}", fix="use en, zh or both"

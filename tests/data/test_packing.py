@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.encoding import EncodedPair, EncodedPrompt
-from rlhf.data.packing import pack_pairs, pack_sequences, pad_prompts, pad_sequences, pair_length, round_up, split_long
+from rlhf.data.encoding import EncodedPrompt
+from rlhf.data.packing import pack_sequences, pad_prompts, pad_sequences, round_up, split_long
 
 ROW = 16
 
@@ -70,54 +70,6 @@ def test_splitting_loses_and_doubles_nothing(lengths):
 def test_lengths_that_cannot_be_laid_out(arrange, length):
     with pytest.raises(ValueError, match=f"sequence 1 has {length} tokens"):
         arrange(sequences_of([3, length]), ROW)
-
-
-def test_both_answers_of_a_pair_are_segments_of_one_row():
-    pair = EncodedPair(np.array([1, 2]), np.array([3, 9]), np.array([9]), margin=0.5, weight=0.25)
-    batch = pack_pairs([pair], 8, pad_token=7)
-    np.testing.assert_array_equal(batch.tokens, [[1, 2, 3, 9, 1, 2, 9, 7]])
-    np.testing.assert_array_equal(batch.segment_ids, [[1, 1, 1, 1, 2, 2, 2, 0]])
-    assert (batch.chosen_end.tolist(), batch.rejected_end.tolist()) == ([[3]], [[6]])
-    assert (batch.margin.tolist(), batch.weight.tolist()) == ([[0.5]], [[0.25]])
-    with pytest.raises(ValueError, match="has 7 tokens, expected 1 to 6"):
-        pack_pairs([pair], 6)
-
-
-def pairs_of(answer_lengths, seed=0):
-    generator = np.random.default_rng(seed)
-
-    def draw(length):
-        return generator.integers(1, 50, length).astype(np.int32)
-
-    return [
-        EncodedPair(draw(2), draw(chosen), draw(rejected), margin=float(number), weight=1.0 + number)
-        for number, (chosen, rejected) in enumerate(answer_lengths)
-    ]
-
-
-@given(lengths=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=30))
-def test_every_pair_is_packed_once_with_its_own_ends_margin_and_weight(lengths):
-    pairs = pairs_of(lengths)
-    batch = pack_pairs(pairs, ROW)
-    found = []
-    for row, place in zip(*np.nonzero(batch.weight), strict=True):
-        sequences = []
-        for end in (batch.chosen_end[row, place], batch.rejected_end[row, place]):
-            inside = np.flatnonzero(batch.segment_ids[row] == batch.segment_ids[row, end])
-            assert inside[-1] == end and np.diff(inside).max(initial=1) == 1
-            sequences.append(tuple(batch.tokens[row, inside].tolist()))
-        found.append((*sequences, float(batch.margin[row, place]), float(batch.weight[row, place])))
-    expected = [
-        (
-            (*pair.prompt.tolist(), *pair.chosen.tolist()),
-            (*pair.prompt.tolist(), *pair.rejected.tolist()),
-            pair.margin,
-            pair.weight,
-        )
-        for pair in pairs
-    ]
-    assert sorted(found) == sorted(expected)
-    assert np.count_nonzero(batch.segment_ids) == sum(map(pair_length, pairs))
 
 
 def test_prompts_are_padded_on_the_left():

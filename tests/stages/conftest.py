@@ -46,7 +46,7 @@ def world(tmp_path_factory) -> Path:
         languages=("en",),
         documents=40,
         demonstrations=24,
-        comparisons=24,
+        rankings=24,
         held_out_comparisons=16,
         prompts=24,
         held_out_prompts=12,

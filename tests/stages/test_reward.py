@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from rlhf.data.encoding import EncodedPair
-from rlhf.data.packing import pack_pairs, pair_length
+from rlhf.data.pair_packing import pack_rankings, ranking_length
 from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
 from rlhf.models.hub import load_scorer
@@ -106,7 +106,8 @@ def test_packing_changes_neither_loss_nor_accuracy(folders):
         EncodedPair(draw(5), draw(3 + number), draw(9 - number), margin=0.1 * number, weight=1.0 + number)
         for number in range(6)
     ]
-    packed, alone = pack_pairs(pairs, 64), pack_pairs(pairs, max(map(pair_length, pairs)))
+    rankings = [[pair] for pair in pairs]
+    packed, alone = pack_rankings(rankings, 64), pack_rankings(rankings, max(map(ranking_length, rankings)))
     assert len(packed.tokens) < len(alone.tokens) == len(pairs)
     expected = jax.tree.leaves(reward.comparison_loss(0.01)(scorer, alone))
     found = jax.tree.leaves(reward.comparison_loss(0.01)(scorer, packed))
@@ -114,7 +115,7 @@ def test_packing_changes_neither_loss_nor_accuracy(folders):
 
 
 def test_a_row_must_hold_the_longest_comparison(config, tmp_path):
-    with pytest.raises(UserError, match=r"row_length is 16, but the longest comparison takes \d+ tokens"):
+    with pytest.raises(UserError, match=r"row_length is 16, but the answers to a prompt take \d+ tokens"):
         reward.run(replace(config, output=str(tmp_path / "out"), row_length=16))
 
 

@@ -1,11 +1,12 @@
 """The world is the same for the same seed, refuses what makes no sense, and its files are read back as they were."""
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from rlhf.data.records import Prompt
+from rlhf.data.records import Comparison, Prompt
 from rlhf.data.sources import DataConfig, load_comparisons, load_demonstrations, load_documents, load_prompts
 from rlhf.errors import UserError
 from rlhf.world import WorldConfig, build_world, gold_scores, write_world
@@ -44,7 +45,7 @@ def test_one_size_does_not_disturb_the_other_parts(small_config, small_world):
 def test_sizes_are_as_asked(small_config, small_world):
     assert len(small_world.documents) == small_config.documents
     assert len(small_world.demonstrations) == small_config.demonstrations
-    assert len(small_world.helpfulness) == len(small_world.safety) == small_config.comparisons
+    assert len(small_world.helpfulness) == len(small_world.safety) == small_config.rankings
     assert (
         len(small_world.helpfulness_held_out) == len(small_world.safety_held_out) == small_config.held_out_comparisons
     )
@@ -63,9 +64,7 @@ def test_nothing_trained_on_is_a_held_out_prompt(small_world):
 
 
 def test_demonstrations_leave_something_to_teach():
-    world = build_world(
-        WorldConfig(documents=10, comparisons=0, held_out_comparisons=0, prompts=10, held_out_prompts=10)
-    )
+    world = build_world(WorldConfig(documents=10, rankings=0, held_out_comparisons=0, prompts=10, held_out_prompts=10))
     prompts = [Prompt(one.messages[:-1], metadata=one.metadata) for one in world.demonstrations]
     scores = gold_scores(prompts, [one.messages[-1].content for one in world.demonstrations])
     assert 0.45 < scores.score.mean() < 0.6
@@ -73,11 +72,19 @@ def test_demonstrations_leave_something_to_teach():
     assert scores.refused[borderline].mean() == pytest.approx(0.4, abs=0.06)
 
 
+def pairs_of(ranking):
+    """What a ranked list means: every pair of its answers, the earlier preferred, one prompt's weight shared out."""
+    pairs = list(combinations(ranking.answers, 2))
+    return [Comparison(ranking.prompt, *pair, weight=1 / len(pairs), metadata=dict(ranking.metadata)) for pair in pairs]
+
+
 @pytest.mark.parametrize("part", LOADERS)
 def test_the_data_layer_reads_the_files_back_without_configuration(small_world, tmp_path, part):
     files = write_world(small_world, tmp_path)
     loaded = LOADERS[part](DataConfig(path=str(files[part])))
     written = getattr(small_world, part)
+    if part in ("helpfulness", "safety"):
+        written = [comparison for ranking in written for comparison in pairs_of(ranking)]
     assert [dataclasses.replace(one, origin="", metadata=dict(one.metadata)) for one in loaded] == written
 
 

@@ -1,4 +1,6 @@
-"""Labels follow the Bradley–Terry model, and the best possible accuracy is what it says."""
+"""Labels follow the Bradley–Terry model, rankings that of Plackett and Luce, and the best possible accuracy is what it says."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from rlhf.data.records import Comparison, Message, Prompt
 from rlhf.errors import UserError
 from rlhf.world import accuracy_limit, gold_helpfulness, gold_safety
-from rlhf.world.comparisons import Annotator, compare, preference_probability
+from rlhf.world.comparisons import Annotator, compare, preference_probability, rank
 from rlhf.world.config import ComparisonShares
 from rlhf.world.draw import generator_for
 from rlhf.world.prompts import KINDS, split_prompts
@@ -60,6 +62,38 @@ def test_the_limit_needs_the_true_probability():
         accuracy_limit([Comparison((Message("user", "Hi"),), "a", "b")])
     with pytest.raises(UserError):
         accuracy_limit([])
+
+
+def rankings(beta: float, most: int, count: int = 1500):
+    pool, _ = split_prompts(0)
+    generator = generator_for(1, "test")
+    prompts = pool.draw(count, {"fact": 0.6, "harmful": 0.2, "borderline": 0.2}, ("en", "zh"), generator)
+    return rank(prompts, Annotator("helpfulness", beta, 0.1, SHARES), most, generator)
+
+
+@pytest.mark.parametrize("most", [2, 4])
+def test_rankings_have_answers_that_differ_in_text_and_worth(most):
+    lists = rankings(3.0, most, 200)
+    assert max(len(one.answers) for one in lists) == most
+    for one in lists:
+        prompt, gold = Prompt(one.prompt, metadata=one.metadata), one.metadata["gold"]
+        assert 2 <= len(one.answers) == len(set(one.answers)) == len(one.metadata["behaviours"])
+        assert gold == [gold_helpfulness(prompt, answer) for answer in one.answers]
+        assert np.diff(sorted(gold)).min() >= 0.1
+
+
+def test_any_two_answers_of_a_ranking_are_a_bradley_terry_pair():
+    """Also two that are not neighbours: that is what sets Plackett–Luce apart from sorting by a noisy score of another kind."""
+    chance, better_first = [], []
+    for one in rankings(2.0, 4):
+        for first, second in combinations(one.metadata["gold"], 2):
+            chance.append(preference_probability(max(first, second), min(first, second), 2.0))
+            better_first.append(first > second)
+    chance, better_first = np.array(chance), np.array(better_first)
+    for low, high in ((0.5, 0.65), (0.65, 0.8), (0.8, 1.0)):
+        inside = (chance >= low) & (chance < high)
+        assert inside.sum() > 500
+        assert better_first[inside].mean() == pytest.approx(chance[inside].mean(), abs=0.04)
 
 
 def test_behaviours_that_never_differ_are_refused():
