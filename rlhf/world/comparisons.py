@@ -111,10 +111,8 @@ def _draw_answers(prompt: Prompt, annotator: Annotator, most: int, generator: Ge
 def _rank_one(prompt: Prompt, annotator: Annotator, most: int, generator: Generator) -> Ranking:
     answers = _draw_answers(prompt, annotator, most, generator)
     # Sorting by worth plus Gumbel noise draws from the Plackett–Luce model.
-    appeal = [
-        annotator.beta * answer.gold + noise
-        for answer, noise in zip(answers, generator.gumbel(size=len(answers)), strict=True)
-    ]
+    noise = generator.gumbel(size=len(answers))
+    appeal = [annotator.beta * answer.gold + drawn for answer, drawn in zip(answers, noise, strict=True)]
     ordered = [answers[index] for index in sorted(range(len(answers)), key=lambda index: -appeal[index])]
     return Ranking(
         prompt=prompt.messages,
