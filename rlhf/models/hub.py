@@ -7,7 +7,6 @@ padding; its raw score is what transformers computes, shift and scale stand in c
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,18 +14,29 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from rlhf.errors import UserError
-from rlhf.models.adapters.folder import CONFIG_FILE, StoredAdapter, adapter_files, is_adapter_folder, write_tensors
+from rlhf.models.adapters.folder import (
+    CONFIG_FILE,
+    STATISTICS_FILE,
+    StoredAdapter,
+    adapter_files,
+    is_adapter_folder,
+    write_tensors,
+)
 from rlhf.models.bases import Bases
+from rlhf.models.checkpoint import describe, read_language_model, read_scorer, scorer_tensors, without_output_matrix
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.families import family_for, family_of
+from rlhf.models.families import family_for
 from rlhf.models.families.family import Family
 from rlhf.models.families.layouts import StoredTensor
 from rlhf.models.folders import replaced_folder
 from rlhf.models.heads import SequenceScorer
+from rlhf.models.hub_download import download_model, is_hub_name
 from rlhf.models.transformer import Transformer
-from rlhf.models.weights import read_weights, stored_bytes, stored_tensors, write_weights
+from rlhf.models.vocabulary import count_tokens, fit_config
+from rlhf.models.weights import stored_bytes, stored_tensors, write_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,11 +48,16 @@ SHARD_BYTES = 5 * 10**9
 
 
 def resolve_model_folder(path: str | Path) -> Path:
-    """The folder of a model or an adapter that a path means: itself, or `model/` inside a stage's folder.
+    """The folder of a model or an adapter that a path means: itself, `model/` inside a stage's folder, or a copy from the hub.
+
+    Args:
+        path: folder, or organisation/name on the Hugging Face hub, which is fetched if it is not here yet.
 
     Raises:
-        UserError: neither holds a config.json or an adapter_config.json.
+        UserError: none of them holds a config.json or an adapter_config.json.
     """
+    if is_hub_name(path):
+        return download_model(str(path))
     path = Path(path).expanduser()
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file() or is_adapter_folder(folder):
@@ -50,7 +65,7 @@ def resolve_model_folder(path: str | Path) -> Path:
     found = f"it holds {sorted(entry.name for entry in path.iterdir())}" if path.is_dir() else "there is no such folder"
     raise UserError(
         f"{path} is no model: expected config.json there or in {path / 'model'}; {found}",
-        fix="give a folder in Hugging Face form (download models of the hub first) or the output of a finished stage.",
+        fix="give a folder in Hugging Face form, the output of a finished stage, or organisation/name of a model on the hub.",
     )
 
 
@@ -60,7 +75,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if is_adapter_folder(folder):
         stored = StoredAdapter.open(folder)
         raw = read_config(stored.base)
-        family, _ = _describe(stored.base, raw)
+        family, _ = describe(stored.base, raw)
         return raw | {"architectures": [family.scorer_architecture if stored.is_scorer else family.causal_architecture]}
     file = folder / "config.json"
     try:
@@ -79,7 +94,7 @@ def read_model_config(path: str | Path) -> ModelConfig:
     folder, raw = resolve_model_folder(path), read_config(path)
     if is_scorer(raw):
         raise _not_a_language_model(folder)
-    return _describe(folder, raw)[1]
+    return fit_config(describe(folder, raw)[1], count_tokens(folder))
 
 
 def base_folder(path: str | Path) -> Path:
@@ -95,15 +110,23 @@ def tokenizer_folder(path: str | Path) -> Path:
 
 
 def load_transformer(
-    path: str | Path, compute: ComputeConfig = ComputeConfig(), *, bases: Bases | None = None
+    path: str | Path,
+    compute: ComputeConfig = ComputeConfig(),
+    *,
+    bases: Bases | None = None,
+    mesh: Mesh | None = None,
 ) -> Transformer:
     """Loads a language model, or an adapter and its base.
 
+    Where the folder holds a tokenizer, the model is fitted to it; see `rlhf.models.vocabulary`.
+
     Args:
-        path: model folder, adapter folder or stage folder.
+        path: model folder, adapter folder, stage folder, or a name on the hub.
         compute: dtypes and rematerialisation to run it with.
         bases: shares the arrays of whole models and of adapters' bases, which then may not be trained; None for arrays that
             nobody else has. Its own `compute` holds for all of them.
+        mesh: where a whole model is laid out as it is read, so that no device or host holds more than its part and one
+            tensor; None for the default device.
 
     Raises:
         UserError: the folder cannot be read as a language model; the message says what does not fit.
@@ -115,8 +138,8 @@ def load_transformer(
         return _load_adapted(folder, bases or Bases(compute))[0]
     if bases is not None:
         return load_base(folder, bases)
-    family, config = _describe(folder, raw)
-    return _load(folder, family, config, _abstract(config, compute), family.tensors(config))
+    family, config = describe(folder, raw)
+    return read_language_model(folder, family, config, compute, mesh)
 
 
 def load_scorer(
@@ -126,6 +149,7 @@ def load_scorer(
     rngs: nnx.Rngs,
     head_init: Literal["normal", "zeros"] = "normal",
     bases: Bases | None = None,
+    mesh: Mesh | None = None,
 ) -> SequenceScorer:
     """Loads a scorer, or makes one of a language model by giving it a fresh head.
 
@@ -135,6 +159,7 @@ def load_scorer(
         rngs: draws a fresh head.
         head_init: as for `SequenceScorer`; only for a fresh head.
         bases: as for `load_transformer`; a head is never shared.
+        mesh: as for `load_transformer`.
 
     Raises:
         UserError: the folder cannot be read; the message says what does not fit.
@@ -144,14 +169,14 @@ def load_scorer(
         return _load_adapted_scorer(folder, rngs, head_init, bases or Bases(compute))
     if bases is not None and not is_scorer(raw):
         return SequenceScorer(load_base(folder, bases), rngs=rngs, head_init=head_init)
-    family, config = _describe(folder, raw)
-    config = _without_output_matrix(config)
+    family, config = describe(folder, raw)
+    config = without_output_matrix(config)
     if not is_scorer(raw):
-        transformer = _load(folder, family, config, _abstract(config, compute), family.tensors(config))
+        transformer = read_language_model(folder, family, config, compute, mesh)
         return SequenceScorer(transformer, rngs=rngs, head_init=head_init)
-    abstract = _abstract_scorer(config, compute)
-    _set_statistics(abstract, raw)
-    scorer = _load(folder, family, config, abstract, _scorer_tensors(family, config))
+    _require_one_score(folder, raw)
+    scorer = read_scorer(folder, family, config, compute, mesh)
+    _set_statistics(scorer, raw.get(SCORER_KEY, {}))
     if bases is not None:
         scorer.transformer = bases.get(folder, lambda: scorer.transformer)
     return scorer
@@ -191,14 +216,15 @@ def save_adapter(
         UserError: the disk is full. What was in `folder` is still there.
     """
     base, folder = resolve_model_folder(base), Path(folder)
-    family, _ = _describe(base, read_config(base))
+    family, _ = describe(base, read_config(base))
     is_scoring = isinstance(model, SequenceScorer)
     head = family.head.join([np.asarray(model.kernel[...])]) if is_scoring else None
     options, tensors = adapter_files(model.transformer if is_scoring else model, family, base, head)
-    options |= {SCORER_KEY: _statistics(model)} if is_scoring else {}
     with replaced_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as partial:
         _write_json(partial / CONFIG_FILE, options)
         write_tensors(partial, tensors)
+        if is_scoring:
+            _write_json(partial / STATISTICS_FILE, _statistics(model))
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
 
@@ -238,7 +264,7 @@ def save_scorer(
     Raises:
         UserError: the disk is full. What was in `folder` is still there.
     """
-    config = _without_output_matrix(scorer.transformer.config)
+    config = without_output_matrix(scorer.transformer.config)
     family = _choose_family(config, folder)
     raw = family.config_to_hf(config) | {
         "architectures": [family.scorer_architecture],
@@ -246,12 +272,12 @@ def save_scorer(
         "label2id": {"score": 0},
         SCORER_KEY: _statistics(scorer) | dict(extra or {}),
     }
-    _save(scorer, Path(folder), tokenizer, raw, _scorer_tensors(family, config))
+    _save(scorer, Path(folder), tokenizer, raw, scorer_tensors(family, config))
 
 
 def _load_adapted(folder: Path, bases: Bases) -> tuple[Transformer, np.ndarray | None]:
     stored = StoredAdapter.open(folder)
-    family, _ = _describe(stored.base, read_config(stored.base))
+    family, _ = describe(stored.base, read_config(stored.base))
     return stored.put_on(load_base(stored.base, bases), family)
 
 
@@ -266,10 +292,10 @@ def _load_adapted_scorer(folder: Path, rngs: nnx.Rngs, head_init, bases: Bases) 
                 f" {'none' if head is None else head.size}",
                 fix="train it with one label, as `rlhf reward` does.",
             )
-        family, _ = _describe(stored.base, read_config(stored.base))
+        family, _ = describe(stored.base, read_config(stored.base))
         (value,) = family.head.split(head, [scorer.kernel.shape])
         scorer.kernel.set_value(jnp.asarray(value, scorer.kernel.dtype))
-        _set_statistics(scorer, stored.raw)
+        _set_statistics(scorer, stored.statistics)
     return scorer
 
 
@@ -277,8 +303,7 @@ def _statistics(scorer: SequenceScorer) -> dict[str, float]:
     return {"shift": float(scorer.shift[...]), "scale": float(scorer.scale[...])}
 
 
-def _set_statistics(scorer: SequenceScorer, raw: Mapping[str, Any]) -> None:
-    statistics = raw.get(SCORER_KEY, {})
+def _set_statistics(scorer: SequenceScorer, statistics: Mapping[str, float]) -> None:
     scorer.shift.set_value(jnp.float32(statistics.get("shift", 0.0)))
     scorer.scale.set_value(jnp.float32(statistics.get("scale", 1.0)))
 
@@ -290,45 +315,13 @@ def _not_a_language_model(folder: Path) -> UserError:
     )
 
 
-def _describe(folder: Path, raw: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
-    where = str(folder / "config.json")
-    family = family_of(raw.get("model_type"), where)
-    return family, family.config_from_hf(raw, where)
-
-
-def _abstract(config: ModelConfig, compute: ComputeConfig) -> Transformer:
-    return nnx.eval_shape(lambda: Transformer(config, compute=compute, rngs=nnx.Rngs(0)))
-
-
-def _abstract_scorer(config: ModelConfig, compute: ComputeConfig) -> SequenceScorer:
-    def make() -> SequenceScorer:
-        return SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
-
-    return nnx.eval_shape(make)
-
-
-def _without_output_matrix(config: ModelConfig) -> ModelConfig:
-    # A scorer has no use for it, and with tied embeddings there is none.
-    return replace(config, tied_embeddings=True)
-
-
-def _scorer_tensors(family: Family, config: ModelConfig) -> list[StoredTensor]:
-    inner = [tensor for tensor in family.tensors(config) if "head_kernel" not in tensor.parameters]
-    of_scorer = [
-        replace(tensor, parameters=tuple(f"transformer.{path}" for path in tensor.parameters)) for tensor in inner
-    ]
-    return [*of_scorer, family.head]
-
-
-def _load(folder: Path, family: Family, config: ModelConfig, abstract: nnx.Module, tensors: list[StoredTensor]) -> Any:
-    # The folder may hold an output matrix that the model has not: a copy of the tied embedding, or what a scorer drops.
-    output = [tensor.name for tensor in family.tensors(config) if tensor.parameters == ("head_kernel",)]
-    unused = tuple(output) if config.tied_embeddings else ()
-    graphdef, state = nnx.split(abstract)
-    state = read_weights(
-        folder, state, tensors, ignored=family.ignored + unused, prefix=family.prefix, renamed=dict(family.renamed)
-    )
-    return nnx.merge(graphdef, state)
+def _require_one_score(folder: Path, raw: Mapping[str, Any]) -> None:
+    labels = raw.get("id2label")
+    if labels is not None and len(labels) != 1:
+        raise UserError(
+            f"{folder} tells {len(labels)} classes apart; a reward model gives one score",
+            fix="choose a checkpoint with a single label.",
+        )
 
 
 def _choose_family(config: ModelConfig, folder: str | Path) -> Family:

@@ -1,7 +1,8 @@
 """Adapters as folders: adapter_config.json, which names the base, and adapter_model.safetensors.
 
-A LoRA adapter is written as PEFT writes it, if its base has a class in transformers; the others in a form of our own, with the configuration under `rlhf_adapter` and
-tensors named after the parameters. A scorer's adapter has the head beside it, and its shift and scale under `rlhf_reward`.
+A LoRA adapter is written as PEFT writes it, if its base has a class in transformers. The others are written in a form of our own,
+with the configuration under `rlhf_adapter` and tensors named after the parameters. A scorer's adapter has the head beside it, and
+its shift and scale in rlhf_reward.json.
 """
 
 import json
@@ -29,6 +30,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 OWN_KEY = "rlhf_adapter"
 BASE_KEY = "base_model_name_or_path"
+STATISTICS_FILE = "rlhf_reward.json"
 SCORER_TASK = "SEQ_CLS"
 
 
@@ -57,10 +59,7 @@ class StoredAdapter:
             UserError: it is broken, or of a kind that is not supported.
         """
         file = folder / CONFIG_FILE
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{error.lineno}: not valid JSON: {error.msg}", fix="restore the file.") from None
+        raw = _read_json(file)
         if not (peft_format.is_lora(raw) or OWN_KEY in raw):
             raise UserError(
                 f"{file}: adapters of type {raw.get('peft_type')!r} are not supported",
@@ -83,6 +82,12 @@ class StoredAdapter:
             f"{self.folder / CONFIG_FILE}: the adapter's base is {named}, which is no folder here",
             fix=f"set {BASE_KEY} there to the base's folder (download a model of the hub first).",
         )
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Shift and scale of a scorer; empty where nobody has measured them."""
+        file = self.folder / STATISTICS_FILE
+        return _read_json(file) if file.is_file() else {}
 
     @property
     def is_scorer(self) -> bool:
@@ -167,6 +172,13 @@ def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes adapter_model.safetensors."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}:{error.lineno}: not valid JSON: {error.msg}", fix="restore the file.") from None
 
 
 def _without_network(transformer: Transformer) -> Transformer:

@@ -35,7 +35,7 @@ def without_tokenizer(folder: Path) -> None:
 DAMAGES = {
     "mamba": (
         lambda folder: rewrite_config(folder, model_type="mamba"),
-        ["config.json: model_type = 'mamba' is not supported; supported: llama, rlhf_decoder"],
+        ["config.json: model_type = 'mamba' is not supported; supported: llama, mistral"],
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
