@@ -78,11 +78,6 @@ def row_count(rows: Rows) -> int:
     return jax.tree.leaves(rows)[0].shape[0]
 
 
-def steps_per_epoch(rows: Rows, batch_size: int) -> int:
-    """Number of full batches in one pass over the rows."""
-    return row_count(rows) // batch_size
-
-
 def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
     """The examples at these positions, as the same kind of batch."""
     return jax.tree.map(lambda array: array[indices], rows)

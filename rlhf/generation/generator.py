@@ -9,11 +9,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlhf.data.batches import PromptBatch
 from rlhf.generation.sampling import SamplingConfig, sample_tokens
 from rlhf.models.transformer import Transformer, positions_from_segments
 
@@ -101,27 +99,3 @@ def generate(
     responses = write(responses, 0, tokens, log_probs, nothing_ended)
     carry = (jnp.int32(1), cache, tokens, tokens == end_token, responses)
     return jax.lax.while_loop(keep_going, decode_one, carry)[-1]
-
-
-def compile_generator(
-    graphdef: nnx.GraphDef, *, sampling: SamplingConfig, max_new_tokens: int, end_token: int, pad_token: int
-):
-    """Makes the jitted program `(state, PromptBatch, key) -> Responses` for a model's graph definition.
-
-    It is compiled once a shape of the prompts.
-    """
-
-    @jax.jit
-    def generator(state: nnx.State, prompts: PromptBatch, key: PRNGKeyArray) -> Responses:
-        return generate(
-            nnx.merge(graphdef, state),
-            prompts.tokens,
-            prompts.mask,
-            key,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            end_token=end_token,
-            pad_token=pad_token,
-        )
-
-    return generator

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from rlhf.data.batches import PromptBatch
-from rlhf.generation.generator import Responses, compile_generator
+from rlhf.generation.generator import Responses, generate
 from rlhf.generation.rollout import join
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.config import ModelConfig
@@ -46,13 +46,15 @@ def generator(model):
 
     @functools.cache
     def make(temperature: float, end_token: int = END):
-        program = compile_generator(
-            nnx.graphdef(model),
-            sampling=SamplingConfig(temperature=temperature),
-            max_new_tokens=NEW_TOKENS,
-            end_token=end_token,
-            pad_token=PAD,
-        )
+        definition = nnx.graphdef(model)
+
+        @jax.jit
+        def program(state, prompts, key):
+            sampled_by = nnx.merge(definition, state)
+            settings = {"max_new_tokens": NEW_TOKENS, "end_token": end_token, "pad_token": PAD}
+            sampling = SamplingConfig(temperature=temperature)
+            return generate(sampled_by, prompts.tokens, prompts.mask, key, sampling=sampling, **settings)
+
         return lambda prompts, seed=0, state=None: program(state or nnx.state(model), prompts, jax.random.key(seed))
 
     return make
