@@ -55,8 +55,8 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.4, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.15, "ask_back": 0.07, "wrong_language": 0.09,
-            "hedging": 0.03, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.04, "near_empty": 0.01,
+            "right": 0.4, "wrong": 0.03, "off_topic": 0.06, "rambling": 0.17, "ask_back": 0.08, "wrong_language": 0.1,
+            "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.06, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
@@ -102,7 +102,7 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    rankings: int = 8000
+    rankings: int = 7000
     answers: int = 4
     held_out_comparisons: int = 600
     prompts: int = 1000
