@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -14,12 +15,12 @@ from rlhf.models.families.family import Family
 from rlhf.models.families.layouts import StoredTensor
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
-from rlhf.models.vocabulary import count_tokens, resize_vocabulary
+from rlhf.models.vocabulary import count_tokens, mark_tokens
 from rlhf.models.weights import read_weights
 
 
 def describe(folder: Path, raw: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
-    """The family of a folder, and the language model in it as it is stored.
+    """The family of a folder, and the language model in it; rows that the folder's tokenizer has no token for are marked.
 
     Args:
         folder: for messages.
@@ -30,27 +31,28 @@ def describe(folder: Path, raw: Mapping[str, Any]) -> tuple[Family, ModelConfig]
     """
     where = str(folder / "config.json")
     family = family_of(raw.get("model_type"), where)
-    return family, family.config_from_hf(raw, where)
+    return family, mark_tokens(family.config_from_hf(raw, where), count_tokens(folder))
 
 
 def read_language_model(
     folder: Path, family: Family, config: ModelConfig, compute: ComputeConfig, mesh: Mesh | None
 ) -> Transformer:
-    """Reads a language model, and fits it to the tokenizer in its folder."""
+    """Reads a language model."""
     abstract = nnx.eval_shape(lambda: Transformer(config, compute=compute, rngs=nnx.Rngs(0)))
-    return _fitted(_read(folder, family, config, abstract, family.tensors(config), mesh), folder)
+    return _read(folder, family, config, abstract, family.tensors(config), mesh)
 
 
 def read_scorer(
     folder: Path, family: Family, config: ModelConfig, compute: ComputeConfig, mesh: Mesh | None
 ) -> SequenceScorer:
-    """Reads a scorer, and fits it to the tokenizer in its folder; its shift and scale are those of a fresh one."""
+    """Reads a scorer; its shift and scale are those of a fresh one."""
 
     def make() -> SequenceScorer:
         return SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
 
     scorer = _read(folder, family, config, nnx.eval_shape(make), scorer_tensors(family, config), mesh)
-    scorer.transformer = _fitted(scorer.transformer, folder)
+    scorer.shift.set_value(jnp.zeros((), jnp.float32))
+    scorer.scale.set_value(jnp.ones((), jnp.float32))
     return scorer
 
 
@@ -66,11 +68,6 @@ def scorer_tensors(family: Family, config: ModelConfig) -> list[StoredTensor]:
         replace(tensor, parameters=tuple(f"transformer.{path}" for path in tensor.parameters)) for tensor in inner
     ]
     return [*of_scorer, family.head]
-
-
-def _fitted(model: Transformer, folder: Path) -> Transformer:
-    token_count = count_tokens(folder)
-    return model if token_count is None else resize_vocabulary(model, token_count)
 
 
 def _read(

@@ -35,7 +35,6 @@ from rlhf.models.folders import replaced_folder
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub_download import download_model, is_hub_name
 from rlhf.models.transformer import Transformer
-from rlhf.models.vocabulary import count_tokens, fit_config
 from rlhf.models.weights import stored_bytes, stored_tensors, write_weights
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def read_model_config(path: str | Path) -> ModelConfig:
     folder, raw = resolve_model_folder(path), read_config(path)
     if is_scorer(raw):
         raise _not_a_language_model(folder)
-    return fit_config(describe(folder, raw)[1], count_tokens(folder))
+    return describe(folder, raw)[1]
 
 
 def base_folder(path: str | Path) -> Path:
@@ -118,7 +117,7 @@ def load_transformer(
 ) -> Transformer:
     """Loads a language model, or an adapter and its base.
 
-    Where the folder holds a tokenizer, the model is fitted to it; see `rlhf.models.vocabulary`.
+    Where the folder holds a tokenizer, rows that it has no token for are never predicted; see `rlhf.models.vocabulary`.
 
     Args:
         path: model folder, adapter folder, stage folder, or a name on the hub.

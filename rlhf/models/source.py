@@ -27,6 +27,7 @@ from rlhf.models.hub import (
 from rlhf.models.partition import has_adapter
 from rlhf.models.quantized import Storage
 from rlhf.models.transformer import Transformer
+from rlhf.models.vocabulary import count_tokens, resize_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,10 @@ class ModelSource:
     """The network that a stage starts from.
 
     Attributes:
-        init_from: folder with weights or an adapter, in Hugging Face form or written by an earlier stage.
+        init_from: folder with weights or an adapter, in Hugging Face form or written by an earlier stage, or
+            organisation/name of a model on the hub.
+        add_token_rows: give tokens of the tokenizer that the model has no embedding for one, the mean of the others, where
+            a whole model is trained on text; else such a tokenizer is refused.
         architecture: description of a fresh network; used when init_from is not set.
         adapter: a fresh adapter to train in the place of the model that init_from holds; null trains all of a model, or
             goes on with the adapter that init_from holds.
@@ -46,6 +50,7 @@ class ModelSource:
     """
 
     init_from: str | None = None
+    add_token_rows: bool = False
     architecture: ModelConfig | None = None
     adapter: AdapterConfig | None = None
     base_storage: Storage = "full"
@@ -67,10 +72,11 @@ def load_policy(source: ModelSource, seed: int, bases: Bases | None = None) -> T
         UserError: there is nothing to start from, or it cannot be read.
     """
     if source.init_from is not None:
+        if source.add_token_rows:
+            return _with_token_rows(source, alone=bases is None)
         bases = Bases(source.compute, source.base_storage) if bases is None else bases
-        return _adapted(
-            load_transformer(source.init_from, source.compute, bases=_to_share(source, bases)), source, seed
-        )
+        transformer = load_transformer(source.init_from, source.compute, bases=_to_share(source, bases))
+        return _adapted(transformer, source, seed)
     if source.adapter is not None or source.base_storage != "full":
         raise UserError(
             "model.adapter and model.base_storage are about a base, but model.init_from is not set",
@@ -145,6 +151,18 @@ def _to_share(source: ModelSource, bases: Bases) -> Bases | None:
     """The bases, if the model of this source leaves its base as it is; None if all of it may be trained."""
     leaves_base = source.adapter is not None or source.base_storage != "full" or holds_adapter(source.init_from)
     return bases if leaves_base else None
+
+
+def _with_token_rows(source: ModelSource, alone: bool) -> Transformer:
+    if not alone or source.adapter is not None or source.base_storage != "full" or holds_adapter(source.init_from):
+        raise UserError(
+            "model.add_token_rows adds to the model itself: the other models of this stage, or a base under an adapter, would"
+            " not have the new rows",
+            fix="add them where a whole model is trained on text (`rlhf sft`), and go on from its output.",
+        )
+    folder = resolve_model_folder(source.init_from)
+    model = load_transformer(folder, source.compute)
+    return resize_vocabulary(model, count_tokens(folder) or model.config.vocab_size)
 
 
 def _adapted(transformer: Transformer, source: ModelSource, seed: int) -> Transformer:

@@ -19,29 +19,32 @@ ROW_MULTIPLE = 8
 
 
 def count_tokens(folder: Path) -> int | None:
-    """Highest token id plus 1 of the tokenizer in a model's folder; None where there is no tokenizer.json."""
+    """Highest token id plus 1 of the tokenizer in a model's folder; None where there is none that can be read."""
     file, options = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
         return None
     from tokenizers import Tokenizer
 
-    highest = max(Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True).values())
-    added = json.loads(options.read_text(encoding="utf-8")).get("added_tokens_decoder", {}) if options.is_file() else {}
-    return max([highest, *map(int, added)]) + 1
+    try:
+        vocabulary = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+        added = (
+            json.loads(options.read_text(encoding="utf-8")).get("added_tokens_decoder", {}) if options.is_file() else {}
+        )
+    except Exception:  # what is wrong with a tokenizer is said where it is loaded to be used
+        return None
+    return max([*vocabulary.values(), *map(int, added)]) + 1
 
 
-def fit_config(config: ModelConfig, token_count: int | None) -> ModelConfig:
-    """The description of a model once it fits a tokenizer.
+def mark_tokens(config: ModelConfig, token_count: int | None) -> ModelConfig:
+    """The description of a model of whose rows only so many stand for a token; as it is where there are no more rows.
 
     Args:
         config: as the model is stored.
         token_count: tokens of the tokenizer; None leaves the description as it is.
     """
-    if token_count is None:
+    if token_count is None or token_count > config.vocab_size:
         return config
-    missing = max(token_count - config.vocab_size, 0)
-    rows = config.vocab_size + -(-missing // ROW_MULTIPLE) * ROW_MULTIPLE
-    return replace(config, vocab_size=rows, token_count=token_count if token_count < rows else None)
+    return replace(config, token_count=token_count if token_count < config.vocab_size else None)
 
 
 def resize_vocabulary(model: Transformer, token_count: int) -> Transformer:
@@ -57,11 +60,13 @@ def resize_vocabulary(model: Transformer, token_count: int) -> Transformer:
     Returns:
         A model with the same parameters but for the new rows.
     """
-    config = fit_config(model.config, token_count)
+    missing = max(token_count - model.config.vocab_size, 0)
+    rows = model.config.vocab_size + -(-missing // ROW_MULTIPLE) * ROW_MULTIPLE
+    config = mark_tokens(replace(model.config, vocab_size=rows, token_count=None), token_count)
     if config == model.config:
         return model
     used = model.config.token_count or model.config.vocab_size
-    added = config.vocab_size - model.config.vocab_size
+    added = rows - model.config.vocab_size
 
     def extended(rows: Float[Array, "vocab size"]) -> Float[Array, "more_vocab size"]:
         mean = rows[:used].astype(jnp.float32).mean(axis=0, keepdims=True).astype(rows.dtype)

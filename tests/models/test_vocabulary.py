@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
+from rlhf.data.tokenizers import check_vocabulary, train_tokenizer
+from rlhf.errors import UserError
 from rlhf.generation.sampling import SamplingConfig, sample_tokens
 from rlhf.losses import token_log_probs_and_entropy
-from rlhf.models.heads import SequenceScorer
-from rlhf.models.hub import load_scorer, load_transformer, read_config, read_model_config, save_scorer, save_transformer
-from rlhf.models.vocabulary import count_tokens, fit_config, resize_vocabulary
+from rlhf.models.bases import Bases
+from rlhf.models.hub import load_transformer, read_config, read_model_config, save_transformer
+from rlhf.models.source import ModelSource, load_policy
+from rlhf.models.vocabulary import count_tokens, mark_tokens, resize_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +66,36 @@ def test_rows_of_no_token_are_never_predicted_and_never_trained(model):
 
 def test_a_model_with_enough_rows_is_left_alone(model):
     assert resize_vocabulary(model, 48) is model
-    assert fit_config(model.config, None) is model.config
+    assert mark_tokens(model.config, None) is model.config
+    assert mark_tokens(model.config, 50) is model.config
 
 
-def test_a_folder_s_model_is_fitted_to_its_tokenizer(make_model, tokenizer, tmp_path, caplog):
-    model = make_model(tied_embeddings=False, vocab_size=256)
-    save_transformer(model, tmp_path / "small", tokenizer)
-    assert count_tokens(tmp_path / "small") == len(tokenizer) > 256
+def test_a_folder_s_rows_of_no_token_are_marked(make_model, tokenizer, tmp_path):
+    model = make_model(vocab_size=300)
+    save_transformer(model, tmp_path / "model", tokenizer)
+    again = load_transformer(tmp_path / "model")
+    assert again.config.token_count == count_tokens(tmp_path / "model") == len(tokenizer)
+    assert read_model_config(tmp_path / "model") == again.config
+    save_transformer(again, tmp_path / "without tokenizer", None)
+    raw = read_config(tmp_path / "without tokenizer")
+    assert (raw["vocab_size"], raw["rlhf_token_count"]) == (300, len(tokenizer))
+    assert load_transformer(tmp_path / "without tokenizer").config == again.config
+
+
+def test_tokens_without_a_row_get_one_if_asked_for(make_model, tokenizer, tmp_path, caplog):
+    save_transformer(make_model(tied_embeddings=False, vocab_size=256), tmp_path / "small", tokenizer)
+    source = ModelSource(init_from=str(tmp_path / "small"))
+    with pytest.raises(UserError, match="embedding only 256 rows"):
+        check_vocabulary(tokenizer, load_policy(source, 0).config.vocab_size, "")
+    source = dataclasses.replace(source, add_token_rows=True)
     with caplog.at_level(logging.WARNING):
-        larger = load_transformer(tmp_path / "small")
+        larger = load_policy(source, 0)
     assert "8 rows were added" in caplog.text
-    assert larger.config == read_model_config(tmp_path / "small")
-    check_vocabulary(load_tokenizer(tmp_path / "small"), larger.config.vocab_size, "")
-    assert larger.config.token_count == len(tokenizer)
-
+    assert (larger.config.vocab_size, larger.config.token_count) == (264, len(tokenizer))
+    check_vocabulary(tokenizer, larger.config.vocab_size, "")
     save_transformer(larger, tmp_path / "larger", tokenizer)
-    raw = read_config(tmp_path / "larger")
-    assert (raw["vocab_size"], raw["rlhf_token_count"]) == (264, len(tokenizer))
     again = load_transformer(tmp_path / "larger")
     assert again.config == larger.config
     assert jax.tree.all(jax.tree.map(np.array_equal, nnx.state(again), nnx.state(larger)))
-
-    save_scorer(SequenceScorer(model, rngs=nnx.Rngs(0)), tmp_path / "scorer", tokenizer)
-    scorer = load_scorer(tmp_path / "scorer", rngs=nnx.Rngs(0))
-    assert scorer.transformer.config == dataclasses.replace(larger.config, tied_embeddings=True)
-    assert np.isfinite(scorer(jnp.array([[len(tokenizer) - 1]]), jnp.ones((1, 1), int))).all()
+    with pytest.raises(UserError, match="would not have the new rows"):
+        load_policy(source, 0, Bases())

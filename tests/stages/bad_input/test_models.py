@@ -49,7 +49,7 @@ DAMAGES = {
         lambda folder: rewrite_config(folder, hidden_size=32),
         ["the tensors do not fit config.json", "of the wrong shape", "expected [16, 32], found [16, 16]"],
     ),
-    "wrong type": (lambda folder: rewrite_config(folder, hidden_size="wide"), ["width is 'wide'"]),
+    "wrong type": (lambda folder: rewrite_config(folder, hidden_size="wide"), ["'hidden_size' expected int", "wide"]),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), ["config.json:1: not valid JSON"]),
     "no tokenizer": (without_tokenizer, ["holds none; expected tokenizer.json, found config.json"]),
     "broken tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), ["tokenizer: none can be loaded from"]),
