@@ -164,7 +164,7 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", vocab_size: int, wher
     if needed > vocab_size:
         raise UserError(
             f"{where}: the tokenizer has {needed:,} tokens, the model's embedding only {vocab_size:,} rows",
-            fix="use the tokenizer that the model was trained with; for tokens added on purpose, set model.add_token_rows in `rlhf sft`",
+            fix="use the tokenizer that the model was trained with; for new tokens set model.add_token_rows in `rlhf sft`",
         )
 
 
