@@ -1,8 +1,12 @@
 """Matrices of a frozen base in 8 or 4 bits (2305.14314), dequantised where they are used.
 
 Blocks of consecutive weights share a scale, the largest of their absolute values. int8 rounds weight / scale · 127 to an integer;
-nf4 takes the nearest of sixteen values, the quantiles of a normal distribution, so that each is about equally likely. Inside the
-scan over the blocks one layer at a time is dequantised, so the whole of a model never lies there in float.
+nf4 takes the nearest of sixteen values, the quantiles of a normal distribution, so that each is about equally likely. Scales are
+float32 and not quantised again. Inside the scan over the blocks one layer at a time is dequantised, so the whole of a model never
+lies there in float.
+
+qwix, which would do this for other modules, replaces weights by changing the module during a forward pass, and flax forbids that
+inside a scan.
 """
 
 from math import prod
