@@ -34,22 +34,35 @@ INERT = frozenset(
     )
 )  # fmt: skip
 
-# Keys of config.json that a class of transformers passes over, but that say that the weights mean something else.
+# Keys of config.json that a class of transformers passes over, but that say that the weights mean something else; with the value at
+# which they do not.
 NEVER_PASSED_OVER = {
-    "quantization_config": None, "sliding_window": None, "partial_rotary_factor": 1.0, "attn_logit_softcapping": None,
-    "final_logit_softcapping": None, "query_pre_attn_scalar": None, "clip_qkv": None, "logit_scale": 1.0,
-    "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": None, "num_local_experts": None,
-}  # fmt: skip
+    "apply_residual_connection_post_layernorm": False,
+    "attention_multiplier": None,
+    "attn_logit_softcapping": None,
+    "clip_qkv": None,
+    "embedding_multiplier": 1.0,
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "num_local_experts": None,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+    "query_pre_attn_scalar": None,
+    "residual_multiplier": 1.0,
+    "sliding_window": None,
+}
 
-# Written by transformers and its users beside the options of the architecture.
+# Written by transformers, by those who trained the model, and by us, beside the options of the architecture.
 BYSTANDERS = frozenset(
     (
-        "model_type", "torch_dtype", "_name_or_path", "rlhf_reward", "rlhf_token_count", "rlhf_adapter", "auto_map",
-        "task_specific_params", "label2id", "id2label", "num_labels", "finetuning_task", "attn_implementation",
-        "_attn_implementation_autoset", "use_return_dict", "output_attentions", "prefix", "tie_encoder_decoder",
-        "is_encoder_decoder", "problem_type", "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "cache_implementation",
-        "rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "n_embed", "n_ctx", "n_positions", "seq_length",
-        "rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern", "_num_labels", "tokenizer_class",
+        "_attn_implementation_autoset", "_name_or_path", "_num_labels", "_sliding_window_pattern",
+        "attention_softmax_in_fp32", "attn_implementation", "auto_map", "bias_dropout_fusion", "cache_implementation",
+        "finetuning_task", "gradient_checkpointing", "id2label", "is_encoder_decoder", "label2id",
+        "masked_softmax_fusion", "model_type", "n_ctx", "n_embed", "n_positions", "num_labels", "offset_alibi",
+        "output_attentions", "prefix", "problem_type", "rlhf_adapter", "rlhf_reward", "rlhf_token_count",
+        "rope_local_base_freq", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct", "seq_length",
+        "skip_bias_add", "skip_bias_add_qkv", "sliding_window_pattern", "task_specific_params", "tie_encoder_decoder",
+        "tokenizer_class", "torch_dtype", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_return_dict",
     )
 )  # fmt: skip
 

@@ -1,11 +1,16 @@
+import dataclasses
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
+from rlhf.errors import UserError
 from rlhf.models.cache import KVCache
-from rlhf.models.families import FAMILIES, family_of
+from rlhf.models.families import FAMILIES, family_for, family_of
 from rlhf.models.families.hf_config import HfConfig
 from rlhf.models.hub import load_scorer, load_transformer, save_scorer, save_transformer
 from rlhf.models.positions import positions_from_segments
@@ -15,6 +20,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 LENGTH = 12
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +142,70 @@ def test_a_reward_model_of_transformers_gives_its_scores_here_and_back(first_of_
     assert not any(report.values()), report
     with torch.no_grad():
         np.testing.assert_allclose(again.eval()(**inputs).logits[:, 0].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "buffers"),
+    [
+        ("gpt2", "transformer.", ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"]),
+        ("bloom", "transformer.", []),
+        ("opt", "model.", []),
+        ("pythia", "", ["gpt_neox.layers.0.attention.bias", "gpt_neox.layers.1.attention.rotary_emb.inv_freq"]),
+    ],
+)
+def test_older_checkpoints_lack_the_beginning_of_names_and_hold_buffers(make_pair, tmp_path, name, prefix, buffers):
+    pair = make_pair(name)
+    tensors = load_file(pair.folder / "model.safetensors") | {buffer: np.ones((2, 2), np.float32) for buffer in buffers}
+    shutil.copy(pair.folder / "config.json", tmp_path)
+    save_file({name.removeprefix(prefix): value for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    found = nnx.state(load_transformer(tmp_path))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, pair.state))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine = False is not supported"),
+        (
+            "bloom",
+            {"apply_residual_connection_post_layernorm": True},
+            "apply_residual_connection_post_layernorm = True",
+        ),
+        ("falcon-40b", {"parallel_attn": False}, "parallel_attn = False is not supported"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True is not supported"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm = True is not supported"),
+        (
+            "phi3",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+            "'yarn' is not supported",
+        ),
+        ("qwen2.5", {"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ("llama2", {"attention_multiplier": 0.1}, "attention_multiplier = 0.1 is not supported"),
+        ("llama2", {"hidden_size": None}, "hidden_size"),
+    ],
+)
+def test_options_that_the_network_cannot_compute_are_refused(variants, name, changes, message):
+    model_type, options = variants[name]
+    raw = transformers.AutoConfig.for_model(model_type, **options).to_dict() | changes
+    with pytest.raises(UserError, match=message):
+        FAMILIES[model_type].config_from_hf(raw, "config.json")
+
+
+def test_options_that_nobody_knows_are_named(variants, caplog):
+    model_type, options = variants["llama2"]
+    FAMILIES[model_type].config_from_hf(options | {"secret_sauce": 3}, "config.json")
+    assert "secret_sauce" in caplog.text
+
+
+def test_a_model_keeps_its_family_while_that_can_express_it(make_pair):
+    config = make_pair("qwen2.5").ours.config
+    assert family_for(config) == (FAMILIES["qwen2"], None)
+    assert family_for(dataclasses.replace(config, family=None)) == (FAMILIES["qwen2"], None)
+    changed = dataclasses.replace(config, attention_bias=False)
+    assert family_for(changed) == (FAMILIES["llama"], None)
+    family, reason = family_for(dataclasses.replace(config, position="alibi"))
+    assert family.model_type == "rlhf_decoder" and reason == "position = 'alibi' (qwen2: 'rope')"
 
 
 def test_every_family_is_tried(variants):
