@@ -12,8 +12,6 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(REPOSITORY / "tpu"))
 
-PLACE = ["--project=lab", "--zone=us-west4-a", "--poll=0.05"]
-
 
 class Cloud:
     """The pretended cloud of one test.
@@ -51,7 +49,8 @@ class Cloud:
 
     def launch(self, program: str, *options: str, name: str = "pilot") -> subprocess.CompletedProcess:
         """Launches a line of shell as the program."""
-        return self.run("launch", name, *PLACE, "--type=v5e-16", *options, "--", "sh", "-c", program)
+        place = ["--project=lab", "--zone=us-west4-a", "--poll=0.05", "--type=v5e-16"]
+        return self.run("launch", name, *place, *options, "--", "sh", "-c", program)
 
     def calls(self, *start: str) -> list[list[str]]:
         """What gcloud was asked, of the calls that begin with `compute tpus` and these words."""

@@ -5,6 +5,7 @@ The folder is named by FAKE_CLOUD and holds scenario.json (what happens), calls.
 and machines/NODE-WORKER/ (their home folders). A file `preempted` takes the chips away until the request is deleted.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -134,10 +135,8 @@ def run(machine, command, breaks):
 
 
 def stop(group):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def copy(names, options):

@@ -7,9 +7,24 @@ import time
 
 import pytest
 
+PLACE = ["--project=lab", "--zone=us-west4-a", "--poll=0.05"]
+
 HERE_AND_EVERYWHERE = 'echo "on $(basename $HOME) as $WANDB_RUN_ID"; echo "on $(basename $HOME)" >> $FAKE_CLOUD/seen'
 ONCE = "test -e $FAKE_CLOUD/before || { touch $FAKE_CLOUD/before; %s; }; "
 PREEMPTED_ONCE = ONCE % "echo before $WANDB_RUN_ID; touch $FAKE_CLOUD/preempted; sleep 30"
+
+
+def watch(cloud, program: str, *options: str) -> subprocess.Popen:
+    """Begins a launch that Ctrl-C can interrupt, wherever the tests run."""
+    words = [*PLACE, "--type=v5e-16", *options, "--", "sh", "-c", program]
+    return subprocess.Popen(
+        cloud.command("launch", "pilot", *words),
+        env=cloud.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def seen(cloud) -> list[str]:
@@ -43,6 +58,7 @@ def test_several_slices_have_their_own_names(cloud):
 
 
 def test_after_a_preemption_the_program_runs_again_under_the_same_wandb_id(cloud):
+    cloud.happens(workers=1)
     result = cloud.launch(PREEMPTED_ONCE + "echo after $WANDB_RUN_ID", "--spot")
     assert result.returncode == 0, result.stderr
     before, after = result.stdout.split("\n")[:2]
@@ -123,9 +139,7 @@ def test_a_broken_connection_loses_and_repeats_no_output(cloud):
 
 def test_an_interrupted_laptop_attaches_again_with_the_same_command(cloud):
     program = "echo first $WANDB_RUN_ID; until test -e $FAKE_CLOUD/go; do sleep 0.1; done; echo second; exit 5"
-    words = cloud.command("launch", "pilot", "--project=lab", "--zone=us-west4-a", "--poll=0.05", "--type=v5e-16")
-    words += ["--keep", "--", "sh", "-c", program]
-    watching = subprocess.Popen(words, env=cloud.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watching = watch(cloud, program, "--keep")
     assert watching.stdout.readline().startswith("first")
     watching.send_signal(signal.SIGINT)
     _, errors = watching.communicate(timeout=200)
@@ -135,7 +149,7 @@ def test_an_interrupted_laptop_attaches_again_with_the_same_command(cloud):
     other = cloud.launch("echo other")
     assert other.returncode == 2 and "another program" in other.stderr
     (cloud.folder / "go").touch()
-    again = subprocess.run(words, env=cloud.environment, capture_output=True, text=True, timeout=300)
+    again = cloud.launch(program, "--keep")
     assert again.stdout == "second\n" and again.returncode == 5
     assert len(cloud.calls("queued-resources", "create")) == 1
     assert cloud.run("delete", "pilot", "--now").returncode == 0
@@ -144,10 +158,7 @@ def test_an_interrupted_laptop_attaches_again_with_the_same_command(cloud):
 
 def test_deleting_lets_the_program_save(cloud):
     program = "trap 'touch $FAKE_CLOUD/saved; exit 143' TERM; echo up; while true; do sleep 0.1; done"
-    words = cloud.command("launch", "pilot", "--project=lab", "--zone=us-west4-a", "--poll=0.05", "--type=v5e-16")
-    watching = subprocess.Popen(
-        [*words, "--", "sh", "-c", program], env=cloud.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    watching = watch(cloud, program)
     watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=200)

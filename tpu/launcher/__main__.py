@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 (a laptop may have an older one)
     sys.exit(f"Python 3.11 or newer is needed; python3 is {sys.version.split()[0]}")
 
 from launcher.command_line import main

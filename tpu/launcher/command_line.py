@@ -20,6 +20,7 @@ from launcher.workers import Workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INTERRUPTED = 130
+SSH_OPTION_HELP = "further option of `gcloud compute tpus tpu-vm ssh` and `scp`, as --ssh-option=--internal-ip"
 
 EXAMPLES = """
 example:
@@ -54,7 +55,9 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print(
             f"\nStopped watching. What was started on the TPU goes on, and so do its costs.\n"
-            f"  watch again   the same command\n  look          tpu/status {options.name}\n  end it all    tpu/delete {options.name}",
+            f"  watch again   the same command\n"
+            f"  look          tpu/status {options.name}\n"
+            f"  end it all    tpu/delete {options.name}",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -101,7 +104,7 @@ def launch(options: argparse.Namespace, program: list[str]) -> int:
 
 def status(options: argparse.Namespace, program: list[str]) -> int:
     """Say what there is of a launch: the state of its request, and of its program."""
-    runner, resource, job = _existing(options)
+    _, resource, job = _existing(options)
     state = resource.state()
     print(f"{options.name} in {resource.place.zone} of {resource.place.project}: {state}")
     if state == ACTIVE and not resource.lost():
@@ -109,13 +112,15 @@ def status(options: argparse.Namespace, program: list[str]) -> int:
         code = "" if program_status.exit_code is None else f" with exit status {program_status.exit_code}"
         print(f"program: {program_status.kind}{code}")
     elif state in GONE:
-        print(f"It is over; tpu/launch makes a new one, tpu/delete {options.name} removes what counts against the quota.")
+        print(
+            f"It is over; tpu/launch makes a new one, tpu/delete {options.name} removes what counts against the quota."
+        )
     return 0
 
 
 def logs(options: argparse.Namespace, program: list[str]) -> int:
     """Show the output of a launch's program and follow it to its end; changes nothing."""
-    runner, resource, job = _existing(options)
+    _, resource, job = _existing(options)
     if options.all:
         print(job.last_lines())
         return 0
@@ -171,8 +176,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="of the launch; lower-case letters, digits, -")
     parser.add_argument("--project", help="Google Cloud project (default: that of the launch, or gcloud's)")
     parser.add_argument("--zone", help="zone, as us-west4-a (default: that of the launch, or gcloud's)")
-    parser.add_argument("--ssh-option", action="append", default=[], metavar="OPTION",
-                        help="further option of `gcloud compute tpus tpu-vm ssh` and `scp`, as --ssh-option=--internal-ip")  # fmt: skip
+    parser.add_argument("--ssh-option", action="append", default=[], metavar="OPTION", help=SSH_OPTION_HELP)
     parser.add_argument("--poll", type=float, default=15.0, metavar="SECONDS", help="between looks (default: 15)")
     parser.add_argument("--dry-run", action="store_true", help="print the external commands instead of running them")
 
@@ -214,9 +218,7 @@ def _split_at_program(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _place(runner: Runner, options: argparse.Namespace, before: Launch | None) -> Place:
-    return find_place(
-        runner, options.project or (before and before.project), options.zone or (before and before.zone)
-    )
+    return find_place(runner, options.project or (before and before.project), options.zone or (before and before.zone))
 
 
 def _same_launch(before: Launch | None, request: Request, place: Place, program: list[str]) -> Launch:

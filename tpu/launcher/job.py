@@ -67,7 +67,9 @@ class Job:
             archive, environment = Path(temporary) / "code.tar.gz", Path(temporary) / "environment"
             size = code.write_archive(archive)
             environment.touch(mode=0o600)
-            environment.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()))
+            environment.write_text(
+                "".join(f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items())
+            )
             say(f"Sending {len(code.files)} files of revision {code.revision} ({size / 1e6:.1f} MB)")
             if code.left_behind:
                 shown = ", ".join(code.left_behind[:5]) + (" …" if len(code.left_behind) > 5 else "")
@@ -90,7 +92,9 @@ class Job:
         """What the first machine says of it."""
         script = f"{self.folder}/{SCRIPT}"
         return parse_status(
-            self.workers.read(f"if [ -f {script} ]; then {self._script('status')}; else echo absent; fi", assumed="absent")
+            self.workers.read(
+                f"if [ -f {script} ]; then {self._script('status')}; else echo absent; fi", assumed="absent"
+            )
         )
 
     def follow(self, position: int, write: Callable[[bytes], None]) -> tuple[Status, int]:

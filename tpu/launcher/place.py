@@ -39,5 +39,7 @@ def _setting(runner: Runner, name: str, option: str, command: str) -> str:
     assumed = name.rpartition("/")[2].upper()
     value = runner.read(["gcloud", "config", "get-value", name, "--quiet"], assumed=assumed).strip()
     if not value or value == "(unset)":
-        raise LaunchError(f"{option} is not given, and gcloud has no default", fix=f"give {option}, or run `{command}`.")
+        raise LaunchError(
+            f"{option} is not given, and gcloud has no default", fix=f"give {option}, or run `{command}`."
+        )
     return value

@@ -121,7 +121,8 @@ class QueuedResource:
                 said, reminded = state, now
             if minutes is not None and now - started > 60 * minutes:
                 raise LaunchError(
-                    f"{self.request.name} is still {state} after {minutes:g} minutes: no capacity in {self.place.zone} for {self.request}",
+                    f"{self.request.name} is still {state} after {minutes:g} minutes: no capacity in {self.place.zone}"
+                    f" for {self.request}",
                     fix=f"{CAPACITY_FIX} The request stays in the queue until tpu/delete {self.request.name}.",
                 )
             self.runner.wait()

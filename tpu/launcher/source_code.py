@@ -63,6 +63,7 @@ def _git(root: Path, *words: str) -> str:
         raise LaunchError("the program git was not found", fix="install git.") from error
     except subprocess.CalledProcessError as error:
         raise LaunchError(
-            f"{root}: {error.stderr.strip()}", fix="launch from a clone of the repository; git says which files belong to it."
+            f"{root}: {error.stderr.strip()}",
+            fix="launch from a clone of the repository; git says which files belong to it.",
         ) from error
     return result.stdout

@@ -90,10 +90,14 @@ class Supervisor:
             code = end.exit_code if end.kind == "exited" else 1
             if code != USER_ERROR and failures < self.patience.failures:
                 failures += 1
-                self.runner.say(f"The program failed ({_describe(end)}); starting it again ({failures} of {self.patience.failures})")
+                self.runner.say(
+                    f"The program failed ({_describe(end)}); starting it again ({failures} of {self.patience.failures})"
+                )
                 self.collected(code)
                 continue
-            self.runner.say(f"The program failed ({_describe(end)}). The last lines of each machine:\n{self.job.last_lines()}")
+            self.runner.say(
+                f"The program failed ({_describe(end)}). The last lines of each machine:\n{self.job.last_lines()}"
+            )
             return self.collected(code)
 
     def have_chips(self) -> None:
@@ -126,7 +130,8 @@ class Supervisor:
         if status.kind == "running" and not mine:
             raise LaunchError(
                 f"{self.launch.name} runs a program that was not started by this command from this computer",
-                fix=f"choose another NAME, look at it with tpu/logs {self.launch.name}, or stop it with tpu/delete {self.launch.name}.",
+                fix=f"choose another NAME, look at it with tpu/logs {self.launch.name},"
+                f" or stop it with tpu/delete {self.launch.name}.",
             )
         if mine and status.kind == "exited" and not self.launch.collected:
             self.runner.say("The program ended meanwhile")
@@ -212,4 +217,3 @@ def follow(job: Job, resource: QueuedResource, copy: Path) -> Status:
 
 def _describe(status: Status) -> str:
     return f"exit status {status.exit_code}" if status.kind == "exited" else status.kind
-

@@ -89,8 +89,9 @@ class Workers:
         raise LaunchError(
             f"{node}: this failed {ATTEMPTS} times, the last time with exit status {failure.exit_code}:\n"
             f"  {shlex.join(command)}\n{failure.errors}",
-            fix=f"if ssh was refused: `ssh-add ~/.ssh/google_compute_engine`, a firewall rule for port 22, or --ssh-option=--internal-ip"
-            f" from inside the network; if the command failed: what it says above. tpu/delete {node} stops the costs.",
+            fix="if ssh was refused: `ssh-add ~/.ssh/google_compute_engine`, a firewall rule for port 22, or"
+            " --ssh-option=--internal-ip from inside the network; if the command failed: what it says above."
+            f" tpu/delete {node} stops the costs.",
         )
 
 

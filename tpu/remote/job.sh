@@ -21,14 +21,14 @@ run() {
     set +a
     export PATH="$VENV/bin:$PATH"
     cd code
+    trap 'kill -TERM "${!:-}" 2> /dev/null || true' TERM INT
     "$@" &
     local program=$! exit_code
-    trap 'kill -TERM "$program" 2>/dev/null || true' TERM INT
     # A signal interrupts waiting, and the program goes on to save.
     while true; do
         exit_code=0
         wait "$program" || exit_code=$?
-        kill -0 "$program" 2>/dev/null || break
+        kill -0 "$program" 2> /dev/null || break
     done
     cd ..
     echo "$exit_code" > exit_code.partial
@@ -36,7 +36,7 @@ run() {
 }
 
 is_running() {
-    [[ -f pid ]] && kill -0 "$(cat pid)" 2>/dev/null && [[ "$(cat boot_id)" == "$(cat /proc/sys/kernel/random/boot_id)" ]]
+    [[ -f pid ]] && kill -0 "$(cat pid)" 2> /dev/null && [[ "$(cat boot_id)" == "$(cat /proc/sys/kernel/random/boot_id)" ]]
 }
 
 # absent | running ATTEMPT | exited ATTEMPT CODE | rebooted ATTEMPT | vanished ATTEMPT
@@ -56,12 +56,12 @@ status() {
 
 stop() {
     is_running || return 0
-    kill -TERM "$(cat pid)" 2>/dev/null || true
+    kill -TERM "$(cat pid)" 2> /dev/null || true
     for ((second = 0; second < SECONDS_TO_SAVE; second++)); do
         is_running || return 0
         sleep 1
     done
-    kill -KILL -- "-$(cat pid)" 2>/dev/null || true
+    kill -KILL -- "-$(cat pid)" 2> /dev/null || true
 }
 
 start() {
