@@ -50,6 +50,19 @@ def test_values_and_gradients_agree_with_torch(chunk_size, temperature):
     np.testing.assert_allclose(gradients[1], torch_kernel.grad, atol=1e-5)
 
 
+def test_capped_logits_and_columns_of_no_token():
+    hidden, kernel, targets = example()
+    targets = targets % 9
+    for chunk_size in (None, 6):
+        found = token_log_probs_and_entropy(
+            hidden, kernel, targets, temperature=0.7, chunk_size=chunk_size, soft_cap=1.5, token_count=9
+        )
+        capped = torch.tensor(1.5 * np.tanh(hidden @ kernel[:, :9] / 1.5))
+        expected = torch_log_probs_and_entropy(capped, torch.eye(9), targets, 0.7)
+        for value, correct in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, correct, atol=1e-5)
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99), time=st.sampled_from([5, 7]), chunk_size=st.sampled_from([3, 6, 13]))
 def test_chunks_never_change_a_value(seed, time, chunk_size):

@@ -177,8 +177,8 @@ def test_older_checkpoints_lack_the_beginning_of_names_and_hold_buffers(make_pai
         ("stablelm", {"qk_layernorm": True}, "qk_layernorm = True is not supported"),
         (
             "phi3",
-            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
-            "'yarn' is not supported",
+            {"rope_parameters": LONG_ROPE},
+            "'longrope' is not supported; supported: default, linear, llama3",
         ),
         ("qwen2.5", {"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
         ("llama2", {"attention_multiplier": 0.1}, "attention_multiplier = 0.1 is not supported"),
