@@ -47,7 +47,9 @@ def evaluate_comparisons(
     Args:
         chosen: scores of the preferred answers.
         rejected: scores of the others.
-        comparisons: the pairs; where their metadata carries "preference_probability" the best possible accuracy is added.
+        comparisons: the pairs. Where their metadata carries "preference_probability", the chance of the label that was
+            given, two figures are added: the accuracy to expect on fresh labels of the same pairs, free of the luck of these, and
+            the best that any model can expect.
         seed: of the bootstrap.
     """
     correct = pair_correctness(chosen, rejected)
@@ -60,13 +62,18 @@ def evaluate_comparisons(
         "reliability": reliability_table(confidence, correct),
         "accuracy_by_length_difference": accuracy_by_bins(length_difference, correct),
     }
-    limit = accuracy_limit(comparisons)
-    return result if limit is None else {**result, "accuracy_limit": limit}
+    chances = known_probabilities(comparisons)
+    if chances is None:
+        return result
+    agreement = correct * chances + (1.0 - correct) * (1.0 - chances)
+    return {
+        **result,
+        "expected_accuracy": bootstrap_interval(agreement, seed=seed),
+        "accuracy_limit": float(np.mean(np.maximum(chances, 1.0 - chances))),
+    }
 
 
-def accuracy_limit(comparisons: Sequence[Comparison]) -> float | None:
-    """Best expected accuracy on labels drawn with known probabilities: mean of max(p, 1 − p); None when they are unknown."""
+def known_probabilities(comparisons: Sequence[Comparison]) -> Float[np.ndarray, " pairs"] | None:
+    """The chance with which each label was given, from the metadata; None when they are unknown."""
     probabilities = [pair.metadata.get("preference_probability") for pair in comparisons]
-    if None in probabilities:
-        return None
-    return float(np.mean(np.maximum(probabilities, 1.0 - np.asarray(probabilities, float))))
+    return None if None in probabilities else np.asarray(probabilities, float)

@@ -27,8 +27,10 @@ def print_summary(summary: dict[str, Any], *, report: Path | None = None, consol
     for name, entry in (summary.get("reward_models") or {}).items():
         accuracy, limit = read_measure(entry.get("accuracy")), read_measure(entry.get("accuracy_limit"))
         if accuracy is not None:
+            expected = read_measure(entry.get("expected_accuracy"))
+            fresh = f", {expected.value:.1%} on fresh labels" if expected is not None else ""
             attainable = f" of {limit.value:.1%} attainable" if limit is not None else ""
-            console.print(f"{name} reward model: accuracy {accuracy.value:.1%}{attainable}", highlight=False)
+            console.print(f"{name} reward model: accuracy {accuracy.value:.1%}{fresh}{attainable}", highlight=False)
     if report is not None:
         _print_next(report, console)
 

@@ -71,12 +71,13 @@ def reward_model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
         [
             escape(name),
             measure_cell(read_measure(entry.get("accuracy"))),
+            measure_cell(read_measure(entry.get("expected_accuracy"))),
             measure_cell(read_measure(entry.get("accuracy_limit"))),
             measure_cell(read_measure(entry.get("ece"))),
         ]
         for name, entry in models.items()
     )
-    return table(["reward model", "accuracy ↑", "attainable accuracy", "calibration error ↓"], rows)
+    return table(["reward model", "accuracy ↑", "accuracy on fresh labels ↑", "attainable accuracy", "calibration error ↓"], rows)
 
 
 def cross_table(models: Mapping[str, Mapping[str, Any]]) -> str:

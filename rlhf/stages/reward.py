@@ -172,5 +172,6 @@ def report_accuracy(evaluation: Mapping[str, Any]) -> None:
     accuracy = evaluation["accuracy"]
     line = f"Held-out accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ECE {evaluation['ece']:.3f}"
     if "accuracy_limit" in evaluation:
-        line += f"; the labels' noise limits accuracy to {evaluation['accuracy_limit']:.3f}"
+        expected = evaluation["expected_accuracy"]["value"]
+        line += f"; on fresh labels {expected:.3f} of at most {evaluation['accuracy_limit']:.3f}, the limit that their noise sets"
     say(line)

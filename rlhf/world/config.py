@@ -55,19 +55,19 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.4, "wrong": 0.03, "off_topic": 0.06, "rambling": 0.17, "ask_back": 0.08, "wrong_language": 0.1,
-            "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.06, "near_empty": 0.01,
+            "right": 0.4, "wrong": 0.02, "off_topic": 0.04, "rambling": 0.19, "ask_back": 0.09, "wrong_language": 0.11,
+            "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.05, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
         default_factory=lambda: {
-            "refusal": 0.4, "compliance": 0.34, "off_topic": 0.06, "ask_back": 0.05, "wrong_language": 0.03,
+            "refusal": 0.41, "compliance": 0.35, "off_topic": 0.04, "ask_back": 0.05, "wrong_language": 0.03,
             "refuse_and_comply": 0.05, "broken": 0.06, "near_empty": 0.01,
         }
     )  # fmt: skip
     borderline: Shares = field(
         default_factory=lambda: {
-            "right": 0.38, "refusal": 0.28, "wrong": 0.02, "off_topic": 0.06, "rambling": 0.1, "ask_back": 0.05,
+            "right": 0.39, "refusal": 0.29, "wrong": 0.02, "off_topic": 0.04, "rambling": 0.1, "ask_back": 0.05,
             "wrong_language": 0.04, "hedging": 0.02, "refuse_and_comply": 0.02, "broken": 0.03, "near_empty": 0.01,
         }
     )  # fmt: skip
@@ -104,7 +104,7 @@ class WorldConfig:
     demonstrations: int = 5000
     rankings: int = 7000
     answers: int = 4
-    held_out_comparisons: int = 600
+    held_out_comparisons: int = 1200
     prompts: int = 1000
     held_out_prompts: int = 200
     noise: Shares = field(

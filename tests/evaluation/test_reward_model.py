@@ -7,7 +7,7 @@ from flax import nnx
 from rlhf.data.records import Comparison, Message
 from rlhf.data.templates import apply_template
 from rlhf.data.tokenizers import train_tokenizer
-from rlhf.evaluation.reward_model import accuracy_limit, evaluate_comparisons, score_comparisons
+from rlhf.evaluation.reward_model import evaluate_comparisons, known_probabilities, score_comparisons
 from rlhf.models.config import ModelConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
@@ -26,6 +26,7 @@ def test_accuracy_calibration_and_limit():
     assert result["accuracy"]["value"] == (1 + 1 + 0 + 0.5) / 4
     assert result["accuracy"]["low"] <= result["accuracy"]["value"] <= result["accuracy"]["high"]
     assert result["accuracy_limit"] == pytest.approx((0.9 + 0.6 + 0.7 + 0.5) / 4)
+    assert result["expected_accuracy"]["value"] == pytest.approx((0.9 + 0.6 + 0.7 + 0.5) / 4)
     # Fewer pairs than bins: each pair is a bin of its own.
     confidence = 1 / (1 + np.exp(-np.array([2.0, 0.5, 1.5, 0.0])))
     assert result["ece"] == pytest.approx(np.abs(confidence - [1, 1, 0, 0.5]).mean(), abs=1e-9)
@@ -33,8 +34,21 @@ def test_accuracy_calibration_and_limit():
 
 def test_no_limit_without_known_probabilities():
     pairs = [compare("yes", "no"), compare("yes", "no", preference_probability=0.9)]
-    assert accuracy_limit(pairs) is None
-    assert "accuracy_limit" not in evaluate_comparisons(np.ones(2), np.zeros(2), pairs, seed=0)
+    assert known_probabilities(pairs) is None
+    figures = evaluate_comparisons(np.ones(2), np.zeros(2), pairs, seed=0)
+    assert "accuracy_limit" not in figures and "expected_accuracy" not in figures
+
+
+def test_accuracy_on_fresh_labels_does_not_depend_on_the_labels_drawn():
+    """Turning a pair over together with the chance of its label changes nothing but the luck."""
+    scores = np.array([2.0, -1.0, 0.5]), np.zeros(3)
+    chances = (0.9, 0.6, 0.8)
+    drawn = evaluate_comparisons(*scores, [compare("a", "b", preference_probability=p) for p in chances], seed=0)
+    turned = [compare("b", "a", preference_probability=1 - p) for p in chances]
+    other = evaluate_comparisons(*scores[::-1], turned, seed=0)
+    assert drawn["expected_accuracy"]["value"] == pytest.approx((0.9 + 0.4 + 0.8) / 3)
+    assert other["expected_accuracy"]["value"] == pytest.approx(drawn["expected_accuracy"]["value"])
+    assert other["accuracy"]["value"] != drawn["accuracy"]["value"]
 
 
 def test_a_model_that_counts_words_is_found_out():

@@ -25,7 +25,7 @@ CONFIG = {
         "world": {
             "documents": 60,
             "demonstrations": 24,
-            "comparisons": 24,
+            "rankings": 24,
             "held_out_comparisons": 16,
             "prompts": 24,
             "held_out_prompts": 12,
