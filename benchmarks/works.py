@@ -10,7 +10,9 @@ import numpy as np
 from flax import nnx
 from products import FORWARD, TRAINING, Product, decoding, logits, network
 
-from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
+from rlhf.data.batches import PromptBatch, SequenceBatch
+from rlhf.data.encoding import EncodedPair
+from rlhf.data.pair_packing import pack_rankings
 from rlhf.generation.generator import generate
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.config import ComputeConfig, ModelConfig
@@ -60,15 +62,14 @@ def sft(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
 
 
 def reward(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
-    """Training a reward model on 8 pairs × 128 tokens."""
+    """Training a reward model on 8 pairs × 128 tokens, of which no two answers share a prompt."""
     pairs, length = 8 * scale, 128
-    tokens = _tokens(config, pairs, 2 * length)
-    segments = np.repeat(np.array([[1, 2]], np.int32), length, axis=1).repeat(pairs, axis=0)
-    ends = np.full((pairs, 1), length - 1, np.int32)
-    zeros, ones = np.zeros((pairs, 1), np.float32), np.ones((pairs, 1), np.float32)
-    batch = PairBatch(tokens, segments, ends, ends + length, zeros, ones)
+    tokens = _tokens(config, 2 * pairs, length)
+    nothing = np.zeros(0, np.int32)
+    rankings = [[EncodedPair(nothing, *tokens[2 * pair : 2 * pair + 2])] for pair in range(pairs)]
     scorer = SequenceScorer(Transformer(config, compute=compute, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
     products = network(config, 2 * pairs, length, TRAINING)
+    batch = pack_rankings(rankings, 2 * length)
     return Work(_training(scorer, comparison_loss(0.0), batch), 2 * pairs * length, products)
 
 

@@ -28,13 +28,15 @@ class SequenceBatch:
 @register_dataclass
 @dataclass(frozen=True)
 class PairBatch:
-    """Comparisons, one or several a row; a prompt with one of its answers is a sequence, scored at its last token.
+    """Comparisons, one or several a row: a prompt, once, and its answers as branches, each scored at its last token.
 
     Both answers of a comparison are in the same row, so that a row is an example by itself.
 
     Attributes:
         tokens: token ids.
-        segment_ids: 1, 2, … for the sequences of a row, 0 for padding; attention stays inside a segment.
+        segment_ids: 1, 2, … for the prompts of a row with their answers, 0 for padding; attention stays inside a segment.
+        branch_ids: 0 for a prompt, 1, 2, … for its answers, which see the prompt and themselves.
+        positions: place of each token in its prompt and answer.
         chosen_end: column of the last token of each comparison's preferred answer.
         rejected_end: column of the last token of its other answer.
         margin: required score difference (0 when the data gives none).
@@ -43,6 +45,8 @@ class PairBatch:
 
     tokens: Int[Array, "batch time"]
     segment_ids: Int[Array, "batch time"]
+    branch_ids: Int[Array, "batch time"]
+    positions: Int[Array, "batch time"]
     chosen_end: Int[Array, "batch pairs"]
     rejected_end: Int[Array, "batch pairs"]
     margin: Float[Array, "batch pairs"]

@@ -1,7 +1,8 @@
-"""Comparisons into rows: every answer of a prompt is a segment, and a comparison is two columns of the same row.
+"""Comparisons into rows: a prompt and its answers are a segment, and a comparison is two columns of it.
 
-The comparisons of a ranked list stay together, and an answer that several of them name is computed once: K answers give
-K(K−1)/2 comparisons for K forward passes, in one element of the batch (2203.02155, section 3.5).
+The comparisons of a ranked list stay together: K answers give K(K−1)/2 comparisons in one element of the batch (2203.02155,
+section 3.5). Nothing is computed twice: an answer that several comparisons name is there once, and so is the prompt, which all
+answers continue.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,13 @@ Ranking = list[EncodedPair]
 
 
 def rankings_of(pairs: Sequence[EncodedPair]) -> list[Ranking]:
-    """Puts together the neighbours that come from the same record; a pair of unknown origin stands alone."""
-    return [list(group) for _, group in groupby(pairs, key=lambda pair: pair.origin or pair.index)]
+    """Puts together the neighbours with one prompt from one record; a pair of unknown origin stands alone."""
+    return [list(group) for _, group in groupby(pairs, key=lambda pair: (pair.origin or pair.index, pair.prompt.tobytes()))]
 
 
 def ranking_length(ranking: Ranking) -> int:
-    """Tokens of a ranking: each of its answers once, every one after the prompt."""
-    return sum(map(len, _sequences(ranking).values()))
+    """Tokens of a ranking: its prompt once, and each of its answers once."""
+    return len(ranking[0].prompt) + sum(map(len, _answers(ranking).values()))
 
 
 def pack_rankings(rankings: Sequence[Ranking], row_length: int, *, pad_token: int = 0) -> PairBatch:
@@ -46,6 +47,8 @@ def pack_rankings(rankings: Sequence[Ranking], row_length: int, *, pad_token: in
     batch = PairBatch(
         tokens=np.full((len(rows), row_length), pad_token, np.int32),
         segment_ids=np.zeros((len(rows), row_length), np.int32),
+        branch_ids=np.zeros((len(rows), row_length), np.int32),
+        positions=np.zeros((len(rows), row_length), np.int32),
         chosen_end=np.zeros(places, np.int32),
         rejected_end=np.zeros(places, np.int32),
         margin=np.zeros(places, np.float32),
@@ -57,14 +60,22 @@ def pack_rankings(rankings: Sequence[Ranking], row_length: int, *, pad_token: in
 
 
 def _fill_row(batch: PairBatch, row: int, rankings: Sequence[Ranking]) -> None:
-    column = segment = place = 0
-    for ranking in rankings:
-        last = {}
-        for key, sequence in _sequences(ranking).items():
-            segment += 1
-            batch.tokens[row, column : column + len(sequence)] = sequence
-            batch.segment_ids[row, column : column + len(sequence)] = segment
-            column += len(sequence)
+    column = place = 0
+
+    def lay(tokens, segment, branch, first_position):
+        nonlocal column
+        columns = slice(column, column + len(tokens))
+        batch.tokens[row, columns] = tokens
+        batch.segment_ids[row, columns] = segment
+        batch.branch_ids[row, columns] = branch
+        batch.positions[row, columns] = first_position + np.arange(len(tokens))
+        column = columns.stop
+
+    for segment, ranking in enumerate(rankings, start=1):
+        prompt, last = ranking[0].prompt, {}
+        lay(prompt, segment, 0, 0)
+        for branch, (key, answer) in enumerate(_answers(ranking).items(), start=1):
+            lay(answer, segment, branch, len(prompt))
             last[key] = column - 1
         for pair in ranking:
             batch.chosen_end[row, place] = last[pair.chosen.tobytes()]
@@ -73,10 +84,6 @@ def _fill_row(batch: PairBatch, row: int, rankings: Sequence[Ranking]) -> None:
             place += 1
 
 
-def _sequences(ranking: Ranking) -> dict[bytes, Int[np.ndarray, " time"]]:
-    """Prompt and answer for each different answer, by the answer's bytes."""
-    return {
-        answer.tobytes(): np.concatenate([pair.prompt, answer])
-        for pair in ranking
-        for answer in (pair.chosen, pair.rejected)
-    }
+def _answers(ranking: Ranking) -> dict[bytes, Int[np.ndarray, " answer_time"]]:
+    """The different answers, by their bytes."""
+    return {answer.tobytes(): answer for pair in ranking for answer in (pair.chosen, pair.rejected)}

@@ -43,8 +43,9 @@ class SequenceScorer(nnx.Module):
         tokens: Int[Array, "batch time"],
         segment_ids: Int[Array, "batch time"],
         positions: Int[Array, "batch time"] | None = None,
+        branch_ids: Int[Array, "batch time"] | None = None,
     ) -> Float32[Array, "batch time"]:
         """Score after each token; arguments as for `Transformer`. Meaningless at padding."""
-        hidden = self.transformer(tokens, segment_ids, positions).astype(jnp.float32)
+        hidden = self.transformer(tokens, segment_ids, positions, branch_ids).astype(jnp.float32)
         raw = (hidden @ self.kernel.astype(jnp.float32))[..., 0]
         return (raw - self.shift[...]) * self.scale[...]

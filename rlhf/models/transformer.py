@@ -72,15 +72,18 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "batch time"],
         segment_ids: Int[Array, "batch time"],
         positions: Int[Array, "batch time"] | None = None,
+        branch_ids: Int[Array, "batch time"] | None = None,
     ) -> Float[Array, "batch time size"]:
         """Hidden states of whole rows.
 
         A token attends to the tokens of its own segment up to itself, so the sequences of a packed row do not see each other.
+        Answers to one prompt may share it: a segment's trunk, computed once, and branches that see the trunk and themselves.
 
         Args:
             tokens: token ids; any valid id at padding.
             segment_ids: 1, 2, … for the sequences of a row, 0 for padding on either side.
-            positions: place of each token in its sequence; None for `positions_from_segments`.
+            positions: place of each token in its sequence; None for `positions_from_segments`, which knows no branches.
+            branch_ids: 0 for a segment's trunk, 1, 2, … for its branches after it; None where there are none.
 
         Returns:
             Hidden states after the final norm; at padding they are finite and meaningless.
@@ -90,6 +93,8 @@ class Transformer(nnx.Module):
         same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
         causal = jnp.tri(tokens.shape[1], dtype=bool)
         mask = same_segment & causal & (segment_ids > 0)[:, None, :]
+        if branch_ids is not None:
+            mask &= (branch_ids[:, None, :] == 0) | (branch_ids[:, None, :] == branch_ids[:, :, None])
         hidden = self._embed(tokens, positions)
         if self.soft_prompt is not None:
             hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)

@@ -78,10 +78,10 @@ class Config:
 
 
 def comparison_loss(centering: float):
-    """The loss function on a batch of comparisons: both answers of all of them go through the network together."""
+    """The loss function on a batch of comparisons: all prompts and answers go through the network together, once each."""
 
     def loss(scorer: SequenceScorer, batch: PairBatch):
-        scores = scorer(batch.tokens, batch.segment_ids)
+        scores = scorer(batch.tokens, batch.segment_ids, batch.positions, batch.branch_ids)
         chosen = jnp.take_along_axis(scores, batch.chosen_end, axis=1)
         rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
         total, weight = pairwise_loss(chosen, rejected, margin=batch.margin, centering=centering, weight=batch.weight)

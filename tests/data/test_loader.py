@@ -70,7 +70,7 @@ def test_filler_rows_count_for_nothing():
     assert row_count(fill_up(rows(8), 4)) == 8
     flags, values = np.ones((3, 2), bool), np.ones(3, np.float32)
     places = np.ones((3, 2), np.float32)
-    pairs = fill_up(PairBatch(flags, flags, flags, flags, places, places), 2)
+    pairs = fill_up(PairBatch(*[flags] * 6, places, places), 2)
     assert pairs.weight.tolist() == [[1, 1]] * 3 + [[0, 0]]
     prompts = fill_up(PromptBatch(flags, flags, values > 0, np.arange(3)), 2)
     assert prompts.index.tolist() == [0, 1, 2, -1]

@@ -223,3 +223,18 @@ def test_positions_count_from_0_in_each_segment(lengths, before, after):
     segments = np.repeat([0, *range(1, len(lengths) + 1), 0], [before, *lengths, after])
     expected = np.concatenate([np.zeros(before), *map(np.arange, lengths), np.zeros(after)])
     np.testing.assert_array_equal(positions_from_segments(jnp.asarray(segments[None])), expected[None])
+
+
+def test_branches_see_the_trunk_and_themselves():
+    """Two answers behind one prompt give the hidden states of two whole sequences."""
+    config = ModelConfig(vocab_size=40, width=16, layers=2, heads=2, mlp_width=24, context=32)
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    prompt, first, second = [5, 6, 7], [8, 9], [10, 11, 12, 13]
+    row = jnp.array([[*prompt, *first, *second, 0]])
+    positions = jnp.array([[0, 1, 2, 3, 4, 3, 4, 5, 6, 0]])
+    branch_ids = jnp.array([[0] * 3 + [1] * 2 + [2] * 4 + [0]])
+    hidden = model(row, (row > 0).astype(jnp.int32), positions, branch_ids)[0]
+    for answer, columns in ((first, slice(3, 5)), (second, slice(5, 9))):
+        whole = jnp.array([[*prompt, *answer]])
+        alone = model(whole, jnp.ones_like(whole))[0]
+        np.testing.assert_allclose(hidden[columns], alone[3:], atol=1e-5)
