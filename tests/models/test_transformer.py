@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.models.cache import KVCache
-from rlhf.models.config import ComputeConfig
+from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.partition import merge_model, split_model
 from rlhf.models.placement import place
 from rlhf.models.positions import positions_from_segments
