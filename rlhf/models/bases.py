@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from rlhf.models.config import ComputeConfig
 from rlhf.models.quantized import Storage, quantize
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.rules import shard_state
 
 
 @dataclass
@@ -20,12 +22,12 @@ class Bases:
     Attributes:
         compute: dtypes and rematerialisation of all of them.
         storage: how the bases' matrices are stored.
-        place: lays a model out over the devices.
+        mesh: where they are laid out; None for the default device.
     """
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     storage: Storage = "full"
-    place: Callable[[nnx.Module], nnx.Module] = lambda model: model
+    mesh: Mesh | None = None
     _loaded: dict[Path, Transformer] = field(default_factory=dict, repr=False)
 
     def get(self, folder: Path, load: Callable[[], Transformer]) -> Transformer:
@@ -40,5 +42,11 @@ class Bases:
         """
         key = folder.resolve()
         if key not in self._loaded:
-            self._loaded[key] = self.place(quantize(load(), self.storage))
+            self._loaded[key] = self._placed(quantize(load(), self.storage))
         return nnx.clone(self._loaded[key])
+
+    def _placed(self, model: Transformer) -> Transformer:
+        if self.mesh is None:
+            return model
+        definition, state = nnx.split(model)
+        return nnx.merge(definition, shard_state(state, self.mesh))

@@ -102,6 +102,13 @@ def base_folder(path: str | Path) -> Path:
     return resolve_model_folder(StoredAdapter.open(folder).base) if is_adapter_folder(folder) else folder
 
 
+def base_name(path: str | Path) -> str:
+    """What an adapter is to call the base of a model or an adapter: its name on the hub, or its folder."""
+    folder = resolve_model_folder(path)
+    named = StoredAdapter.open(folder).base_name if is_adapter_folder(folder) else str(path)
+    return named if is_hub_name(named) else str(base_folder(folder).resolve())
+
+
 def tokenizer_folder(path: str | Path) -> Path:
     """The folder that holds a model's tokenizer: its own, or the base's where an adapter came without one."""
     folder = resolve_model_folder(path)
@@ -190,8 +197,8 @@ def load_base(path: str | Path, bases: Bases) -> Transformer:
 
     def load() -> Transformer:
         if is_scorer(read_config(folder)):
-            return load_scorer(folder, bases.compute, rngs=nnx.Rngs(0)).transformer
-        return load_transformer(folder, bases.compute)
+            return load_scorer(folder, bases.compute, rngs=nnx.Rngs(0), mesh=bases.mesh).transformer
+        return load_transformer(folder, bases.compute, mesh=bases.mesh)
 
     folder = resolve_model_folder(path)
     return bases.get(folder, load)
@@ -209,16 +216,15 @@ def save_adapter(
         model: with its adapter.
         folder: where to; what is there is replaced.
         tokenizer: saved beside it; None for a model without one.
-        base: folder of the base.
+        base: folder of the base, or its name on the hub.
 
     Raises:
         UserError: the disk is full. What was in `folder` is still there.
     """
-    base, folder = resolve_model_folder(base), Path(folder)
-    family, _ = describe(base, read_config(base))
+    folder, family = Path(folder), describe(resolve_model_folder(base), read_config(base))[0]
     is_scoring = isinstance(model, SequenceScorer)
     head = family.head.join([np.asarray(model.kernel[...])]) if is_scoring else None
-    options, tensors = adapter_files(model.transformer if is_scoring else model, family, base, head)
+    options, tensors = adapter_files(model.transformer if is_scoring else model, family, base_name(base), head)
     with replaced_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as partial:
         _write_json(partial / CONFIG_FILE, options)
         write_tensors(partial, tensors)

@@ -14,7 +14,7 @@ from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
-    base_folder,
+    base_name,
     is_scorer,
     load_scorer,
     load_transformer,
@@ -75,7 +75,8 @@ def load_policy(source: ModelSource, seed: int, bases: Bases | None = None) -> T
         if source.add_token_rows:
             return _with_token_rows(source, alone=bases is None)
         bases = Bases(source.compute, source.base_storage) if bases is None else bases
-        transformer = load_transformer(source.init_from, source.compute, bases=_to_share(source, bases))
+        shared = _to_share(source, bases)
+        transformer = load_transformer(source.init_from, source.compute, bases=shared, mesh=bases.mesh)
         return _adapted(transformer, source, seed)
     if source.adapter is not None or source.base_storage != "full":
         raise UserError(
@@ -93,7 +94,8 @@ def load_policy(source: ModelSource, seed: int, bases: Bases | None = None) -> T
 def load_scorer_to_train(source: ModelSource, seed: int, bases: Bases | None = None) -> SequenceScorer:
     """Loads a scorer from its folder, or makes one of a language model; arguments and errors as for `load_policy`."""
     bases = Bases(source.compute, source.base_storage) if bases is None else bases
-    scorer = load_scorer(source.init_from, source.compute, rngs=nnx.Rngs(seed), bases=_to_share(source, bases))
+    shared, mesh = _to_share(source, bases), bases.mesh
+    scorer = load_scorer(source.init_from, source.compute, rngs=nnx.Rngs(seed), bases=shared, mesh=mesh)
     scorer.transformer = _adapted(scorer.transformer, source, seed)
     return scorer
 
@@ -135,7 +137,7 @@ def save_model(
         UserError: the disk is full. What was in `folder` is still there.
     """
     if has_adapter(model):
-        save_adapter(model, folder, tokenizer, base_folder(init_from))
+        save_adapter(model, folder, tokenizer, base_name(init_from))
     elif isinstance(model, SequenceScorer):
         save_scorer(model, folder, tokenizer)
     else:

@@ -105,7 +105,7 @@ def run(config: Config) -> dict[str, Any]:
     first = next(iter(config.policies.values()))
     tokenizer = stage_tokenizer(str(tokenizer_folder(config.reference or first)), config.template, key="policies")
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    bases = Bases(config.compute, place=lambda model: place_model(model, mesh))
+    bases = Bases(config.compute, mesh=mesh)
     reward_models = load_reward_models(judges, first, config.compute, mesh, bases)
     prompts, batch = prompt_batch(
         unseen(load_prompts, config.data, config.seed)[: config.max_prompts],

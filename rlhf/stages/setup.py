@@ -161,7 +161,7 @@ def place_model(model: nnx.Module, mesh: jax.sharding.Mesh) -> nnx.Module:
 
 def shared_bases(source: ModelSource, mesh: jax.sharding.Mesh) -> Bases:
     """The bases of a job's models, laid out over the mesh and stored as its source says."""
-    return Bases(source.compute, source.base_storage, lambda model: place_model(model, mesh))
+    return Bases(source.compute, source.base_storage, mesh)
 
 
 def batch_placer(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> Callable[[Any], Any]:

@@ -23,6 +23,7 @@ from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.adapters.insert import insert
 from rlhf.models.adapters.virtual_tokens import PrefixNetwork
 from rlhf.models.families.family import Family
+from rlhf.models.hub_download import download_model, is_hub_name
 from rlhf.models.partition import AdapterParam
 from rlhf.models.transformer import Transformer
 
@@ -68,19 +69,26 @@ class StoredAdapter:
         return cls(folder, raw)
 
     @property
+    def base_name(self) -> str:
+        """What the base is called: a folder, or a name on the hub."""
+        return str(self.raw.get(BASE_KEY))
+
+    @property
     def base(self) -> Path:
-        """The folder of the base.
+        """The folder of the base, which is fetched if it is a name on the hub.
 
         Raises:
             UserError: it is not there.
         """
-        named = str(self.raw.get(BASE_KEY))
+        named = self.base_name
         for path in (Path(named).expanduser(), self.folder / named):
             if path.is_dir():
                 return path
+        if is_hub_name(named):
+            return download_model(named)
         raise UserError(
             f"{self.folder / CONFIG_FILE}: the adapter's base is {named}, which is no folder here",
-            fix=f"set {BASE_KEY} there to the base's folder (download a model of the hub first).",
+            fix=f"set {BASE_KEY} there to the base's folder, or its name on the hub.",
         )
 
     @property
@@ -144,14 +152,14 @@ class StoredAdapter:
 
 
 def adapter_files(
-    transformer: Transformer, family: Family, base: Path, head: np.ndarray | None
+    transformer: Transformer, family: Family, base: str, head: np.ndarray | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Contents of adapter_config.json and adapter_model.safetensors.
 
     Args:
         transformer: with its adapter.
         family: of the base.
-        base: folder of the base.
+        base: folder of the base, or its name on the hub.
         head: a scorer's kernel in the checkpoint's layout, or None.
     """
     if transformer.adapter_config.kind == "lora" and peft_format.has_modules(family, transformer.config):
@@ -161,7 +169,7 @@ def adapter_files(
         options = {OWN_KEY: asdict(transformer.adapter_config)}
         flat = nnx.to_flat_state(nnx.state(transformer, AdapterParam))
         tensors = {_dotted(path): np.asarray(variable[...]) for path, variable in flat}
-    options |= {BASE_KEY: str(base.resolve()), "task_type": "CAUSAL_LM" if head is None else SCORER_TASK}
+    options |= {BASE_KEY: base, "task_type": "CAUSAL_LM" if head is None else SCORER_TASK}
     if head is not None:
         options |= {"modules_to_save": [family.head.name.removesuffix(".weight")]}
         tensors[_head_name(family)] = head

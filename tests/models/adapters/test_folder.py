@@ -15,6 +15,7 @@ from rlhf.models.bases import Bases
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
     base_folder,
+    base_name,
     is_scorer,
     load_base,
     load_scorer,
@@ -26,6 +27,8 @@ from rlhf.models.hub import (
 )
 from rlhf.models.partition import AdapterParam
 from rlhf.models.source import ModelSource, load_policy, load_scorer_to_train, save_model
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.rules import shard_state
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +141,28 @@ def test_files_that_do_not_fit(adapted, folder, tmp_path):
     config.write_text("{")
     with pytest.raises(UserError, match=r"adapter_config\.json:1: not valid JSON"):
         load_transformer(tmp_path)
+
+
+def test_a_base_on_the_hub_keeps_its_name(adapted, folder, tmp_path, monkeypatch):
+    for module in ("rlhf.models.hub", "rlhf.models.adapters.folder"):
+        monkeypatch.setattr(f"{module}.download_model", lambda name: folder)
+    save_model(adapted("lora"), tmp_path / "first", None, "someone/model")
+    assert (
+        json.loads((tmp_path / "first" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "someone/model"
+    )
+    save_model(load_transformer(tmp_path / "first"), tmp_path / "second", None, str(tmp_path / "first"))
+    assert base_name(tmp_path / "second") == "someone/model" and base_folder(tmp_path / "second") == folder
+    assert base_name(folder) == str(folder.resolve())
+
+
+def test_bases_lie_on_the_mesh_and_stay_shared(adapted, folder, tmp_path):
+    save_adapter(adapted("lora"), tmp_path, None, folder)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2))
+    bases = Bases(mesh=mesh)
+    models = []
+    for model in (load_transformer(tmp_path, bases=bases), load_transformer(folder, bases=bases)):
+        definition, state = nnx.split(model)
+        models.append(nnx.merge(definition, shard_state(state, mesh)))
+    assert len(models[0].embedding[...].sharding.device_set) == 2
+    assert models[0].embedding[...] is models[1].embedding[...]
