@@ -7,6 +7,8 @@ Nothing is imported before it is known to be needed, so `rlhf --help` answers at
 
 import difflib
 import importlib
+import itertools
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -27,11 +29,15 @@ STAGES: dict[str, tuple[str, str]] = {
     "ppo": ("rlhf.stages.ppo", "train a policy against reward models, held near its start by a KL penalty"),
     "best-of-n": ("rlhf.stages.best_of_n", "sample n responses a prompt and keep the one the reward models like best"),
     "evaluate": ("rlhf.stages.evaluate", "measure what policies and reward models are worth"),
+    "frontier": ("rlhf.stages.frontier", "compare runs by reward and gold at equal KL, and draw them"),
     "merge": ("rlhf.stages.merge", "merge an adapter into its base"),
     "generate": ("rlhf.stages.generate", "print what a model answers"),
     "pipeline": ("rlhf.stages.pipeline", "run all of the above, in order, in one folder, and write a report"),
     "report": ("rlhf.report.command", "write report.html from the folder of a run"),
 }
+
+# Subcommand → key (a list) that takes the words before the first option.
+TAKES_OPERANDS = {"frontier": "runs"}
 
 USAGE_ERROR = 2
 INTERRUPTED_BY_KEYBOARD = 130
@@ -97,8 +103,11 @@ def _dispatch(words: list[str]) -> int:
     command, *rest = words
     if command not in STAGES:
         raise _unknown_command(command)
-    request = parse_request(rest)
+    operands = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    request = parse_request(rest[len(operands) if command in TAKES_OPERANDS else 0 :])
     stage = importlib.import_module(STAGES[command][0])
+    if operands:
+        request.overrides.insert(0, f"{TAKES_OPERANDS[command]}={json.dumps(operands)}")
     if request.help:
         _print(_help(command, stage))
         return 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from rlhf.data.batches import PromptBatch
 from rlhf.data.records import Prompt
@@ -30,7 +31,14 @@ class HeldOutCheck:
     seed: int
 
     def __call__(self, policy_states: tuple[nnx.State, ...]) -> dict[str, float]:
-        """Means over the held-out prompts, under `held_out/…`."""
+        """Means over the held-out prompts, under `held_out/…`, and their standard errors, under `held_out_error/…`."""
         responses = self.sampler(policy_states, self.batch, step_key(self.seed, "held-out check"))
         columns = {"kl": responses.log_ratio, **response_columns(self.prompts, responses)}
-        return {f"held_out/{name}": float(np.nanmean(values)) for name, values in columns.items()}
+        means = {f"held_out/{name}": float(np.nanmean(values)) for name, values in columns.items()}
+        return means | {f"held_out_error/{name}": standard_error(values) for name, values in columns.items()}
+
+
+def standard_error(values: Float[np.ndarray, " prompts"]) -> float:
+    """Of the mean of the values that are defined; 0 where there are not two to tell it from."""
+    defined = values[~np.isnan(values)]
+    return float(np.std(defined, ddof=1) / np.sqrt(len(defined))) if len(defined) > 1 else 0.0
