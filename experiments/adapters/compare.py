@@ -214,9 +214,9 @@ def main() -> None:
     parser.add_argument("--demo", default="runs/demo", help="folder of a finished pipeline on the embedded world")
     parser.add_argument("--output", type=Path, default=Path("runs/adapters"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sft-steps", type=int, default=200)
-    parser.add_argument("--reward-steps", type=int, default=150)
-    parser.add_argument("--iterations", type=int, default=15, help="of PPO")
+    parser.add_argument("--sft-steps", type=int, default=150)
+    parser.add_argument("--reward-steps", type=int, default=100)
+    parser.add_argument("--iterations", type=int, default=12, help="of PPO")
     parser.add_argument(
         "--tiny", action="store_true", help="small batches and few prompts, to see that everything works"
     )

@@ -39,7 +39,6 @@ FAMILIES = {
     ),
 }
 VARIANTS = {
-    "plain": {},
     "dora": {"use_dora": True},
     "rank-stabilised with patterns": {
         "use_rslora": True,
