@@ -55,7 +55,7 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.4, "wrong": 0.02, "off_topic": 0.04, "rambling": 0.19, "ask_back": 0.09, "wrong_language": 0.11,
+            "right": 0.4, "wrong": 0.02, "off_topic": 0.03, "rambling": 0.2, "ask_back": 0.09, "wrong_language": 0.11,
             "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.05, "near_empty": 0.01,
         }
     )  # fmt: skip
@@ -102,7 +102,7 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    rankings: int = 7000
+    rankings: int = 8000
     answers: int = 4
     held_out_comparisons: int = 1200
     prompts: int = 1000
