@@ -26,7 +26,7 @@ from rlhf.stages.language_model import next_token_loss
 from rlhf.stages.reward import comparison_loss
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import create_train_state
-from rlhf.training.step import make_train_step
+from rlhf.training.step import TrainStep
 
 NO_TOKEN = -1
 """An end token that is never sampled, so that every response has its full length."""
@@ -157,7 +157,7 @@ def _tokens(config: ModelConfig, rows: int, length: int) -> np.ndarray:
 def _training(model: nnx.Module, loss: Callable, batch: Any) -> Callable[[], Any]:
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6), 1000)
     definition, state = create_train_state(model, optimizer)
-    step = make_train_step(definition, loss, optimizer)
+    step = TrainStep(definition, loss, optimizer)
     states = [state]
 
     def run():

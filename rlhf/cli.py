@@ -34,6 +34,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "generate": ("rlhf.stages.generate", "print what a model answers"),
     "pipeline": ("rlhf.stages.pipeline", "run all of the above, in order, in one folder, and write a report"),
     "report": ("rlhf.report.command", "write report.html from the folder of a run"),
+    "compile": ("rlhf.stages.compile", "compile a stage for a TPU that is not there: does it fit, how fast can it be"),
 }
 
 # Subcommand → key (a list) that takes the words before the first option.
@@ -103,9 +104,11 @@ def _dispatch(words: list[str]) -> int:
     command, *rest = words
     if command not in STAGES:
         raise _unknown_command(command)
+    stage = importlib.import_module(STAGES[command][0])
+    if hasattr(stage, "about"):  # a command about another stage, whose configuration it reads
+        stage, rest = stage.about(rest)
     operands = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
     request = parse_request(rest[len(operands) if command in TAKES_OPERANDS else 0 :])
-    stage = importlib.import_module(STAGES[command][0])
     if operands:
         request.overrides.insert(0, f"{TAKES_OPERANDS[command]}={json.dumps(operands)}")
     if request.help:

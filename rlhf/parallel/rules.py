@@ -54,7 +54,9 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     def sharding(path, node):
         if not isinstance(node, nnx.Variable):
             return NamedSharding(mesh, PartitionSpec())
-        return node.replace(NamedSharding(mesh, _variable_spec(node, mesh, jax.tree_util.keystr(path, simple=True, separator="."))))
+        return node.replace(
+            NamedSharding(mesh, _variable_spec(node, mesh, jax.tree_util.keystr(path, simple=True, separator=".")))
+        )
 
     return jax.tree_util.tree_map_with_path(sharding, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
@@ -62,6 +64,15 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 def shard_state(state: Any, mesh: Mesh) -> Any:
     """Puts a pytree of variables on the mesh; see `state_shardings`."""
     return jax.device_put(state, state_shardings(state, mesh))
+
+
+def laid_out(shapes: Any, mesh: Mesh) -> Any:
+    """The shapes of a pytree of variables with the shardings that `shard_state` would give them, without any values."""
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -111,7 +111,7 @@ class Programs:
 
         self._rollout = rollout_program
         self._score = score_program
-        self._update_program = update_program
+        self._update_function = update_program
         self._update: Callable | None = None
 
     def rollout(self, learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> Rollout:
@@ -134,14 +134,29 @@ class Programs:
         The new learners lie on the mesh as the old ones do. Left to itself XLA may lay them out otherwise, and then every program
         would be compiled a second time.
         """
+        return self._update_program(learners)(learners, self.roles.arrays, experience, key)
+
+    def lower_rollout(self, learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> jax.stages.Lowered:
+        """The program of `rollout` for these shapes, ready to be compiled and not run; so for the two others."""
+        return self._rollout.lower(learners, self.roles.arrays, prompts, key)
+
+    def lower_score(self, learners: Learners, rollout: Rollout, rule_scores, kl_coefficient) -> jax.stages.Lowered:
+        """See `lower_rollout`."""
+        return self._score.lower(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient)
+
+    def lower_update(self, learners: Learners, experience: Experience, key: PRNGKeyArray) -> jax.stages.Lowered:
+        """See `lower_rollout`."""
+        return self._update_program(learners).lower(learners, self.roles.arrays, experience, key)
+
+    def _update_program(self, learners: Learners) -> Callable:
         if self._update is None:
             shardings = _mesh_shardings(learners)
             self._update = jax.jit(
-                self._update_program,
+                self._update_function,
                 donate_argnums=0,
                 out_shardings=None if shardings is None else (shardings, None),
             )
-        return self._update(learners, self.roles.arrays, experience, key)
+        return self._update
 
 
 def _mesh_shardings(learners: Learners) -> Learners | None:

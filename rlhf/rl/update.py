@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -22,7 +23,7 @@ from rlhf.models.partition import trained
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.score import response_log_probs, response_values
-from rlhf.training.state import TrainState, create_train_state
+from rlhf.training.state import TrainState, create_train_state, outline_train_state
 from rlhf.training.step import gradient_step
 
 
@@ -48,6 +49,20 @@ def begin_learning(
     """The learners before the first update: all parameters of a model, or those of its adapter and its head."""
     states = [
         create_train_state(model, optimizer, trained(model))[1]
+        for model, optimizer in zip((policy, value), optimizers, strict=True)
+    ]
+    return Learners(*(replace(state, frozen=None) for state in states))
+
+
+def outline_learning(
+    policy: nnx.Module,
+    value: nnx.Module,
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    mesh: Mesh,
+) -> Learners:
+    """What `begin_learning` gives, as shapes laid out over a mesh, of models of shapes."""
+    states = [
+        outline_train_state(model, optimizer, trained(model), mesh)[1]
         for model, optimizer in zip((policy, value), optimizers, strict=True)
     ]
     return Learners(*(replace(state, frozen=None) for state in states))

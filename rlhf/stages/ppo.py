@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -125,6 +126,7 @@ def run(config: Config) -> dict[str, Any]:
     job = prepare(config)
     begin_writing(folder)
     with (
+        jax.set_mesh(make_mesh(config.mesh)),
         CompilationCounter() as compilations,
         SignalWatch() as signals,
         Checkpointer(folder.checkpoints, fingerprint=fingerprint(config)) as checkpointer,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from flax import nnx
 
 from rlhf.data.loader import row_count
@@ -36,18 +37,19 @@ def train(
     say(describe_trained(model))
     resolve_steps(config.loop, row_count(rows))
     begin_writing(folder)
-    return fit_rows(
-        model,
-        loss,
-        rows,
-        evaluation_rows=held_out_rows,
-        optimizer_config=config.optimizer,
-        loop_config=config.loop,
-        folder=folder.path,
-        seed=config.seed,
-        fingerprint=fingerprint(config),
-        tracking_config=config.tracking,
-        description=folder.path.name,
-        place_batch=place_batch,
-        trainable=trainable,
-    )
+    with jax.set_mesh(mesh):
+        return fit_rows(
+            model,
+            loss,
+            rows,
+            evaluation_rows=held_out_rows,
+            optimizer_config=config.optimizer,
+            loop_config=config.loop,
+            folder=folder.path,
+            seed=config.seed,
+            fingerprint=fingerprint(config),
+            tracking_config=config.tracking,
+            description=folder.path.name,
+            place_batch=place_batch,
+            trainable=trainable,
+        )

@@ -24,7 +24,7 @@ from rlhf.training.held_out import HeldOutEvaluation
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.signals import Interrupted, SignalWatch
 from rlhf.training.state import TrainState, abstract_like, create_train_state
-from rlhf.training.step import LossFunction, make_train_step
+from rlhf.training.step import LossFunction, TrainStep
 from rlhf.training.step_log import Progress, StepLog
 
 Batch = Any
@@ -159,7 +159,7 @@ def fit(
     """
     optimizer = make_optimizer(optimizer_config, total_steps)
     graphdef, state = create_train_state(model, optimizer, trainable)
-    train_step = make_train_step(graphdef, loss_function, optimizer, loop_config.micro_batches)
+    train_step = TrainStep(graphdef, loss_function, optimizer, loop_config.micro_batches)
     place = place_batch or (lambda batch: batch)
     evaluate = HeldOutEvaluation(graphdef, loss_function, evaluation_batches, place, after_evaluation)
     identity = {"total_steps": total_steps, "optimizer": dataclasses.asdict(optimizer_config), **fingerprint}

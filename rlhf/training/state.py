@@ -1,15 +1,17 @@
 """What a training run carries from step to step, as one pytree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Int
+
+from rlhf.parallel.rules import laid_out
 
 
 @register_dataclass
@@ -65,11 +67,30 @@ def create_train_state(
         The graph definition, with which `nnx.merge(graphdef, state.trainable, state.frozen)` gives a model, and the state.
     """
     graphdef, parameters, frozen = nnx.split(model, trainable, ...)
-    state = TrainState(
+    return graphdef, replicate_scalars(_before_training(parameters, frozen, optimizer), parameters)
+
+
+def outline_train_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, trainable: Any, mesh: Mesh
+) -> tuple[nnx.GraphDef, TrainState]:
+    """What `create_train_state` gives, as shapes laid out over a mesh, without any values.
+
+    Args:
+        model: of shapes with their shardings in the place of arrays.
+        optimizer: makes the optimizer state.
+        trainable: nnx filter of what is trained.
+        mesh: that the model is laid out over.
+    """
+    graphdef, parameters, frozen = nnx.split(model, trainable, ...)
+    shapes = jax.eval_shape(lambda parameters: _before_training(parameters, None, optimizer), parameters)
+    return graphdef, replace(laid_out(shapes, mesh), trainable=parameters, frozen=frozen)
+
+
+def _before_training(parameters: Any, frozen: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=parameters,
         frozen=frozen,
         optimizer_state=optimizer.init(parameters),
         skipped=jnp.zeros((), jnp.int32),
     )
-    return graphdef, replicate_scalars(state, parameters)

@@ -166,37 +166,52 @@ def _mesh_shardings(state: TrainState) -> Any:
     return shardings if any(isinstance(leaf, NamedSharding) for leaf in jax.tree.leaves(shardings)) else None
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef,
-    loss_function: LossFunction,
-    optimizer: optax.GradientTransformation,
-    micro_batches: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """Make the compiled train step (state, batch) → (next state, metrics) out of `gradient_step`.
+class TrainStep:
+    """The compiled train step (state, batch) → (next state, metrics), made of `gradient_step`.
 
     It is compiled once for each batch shape. All of the state but `frozen` (which other models may share) is donated: the
     arrays passed in may not be used again. On a mesh the next state keeps the shardings that the first call sees, and the
     batch may be sharded along its rows.
+
+    Args:
+        graphdef: from `create_train_state`.
+        loss_function: differentiated with respect to the trainable parameters.
+        optimizer: the one that the state was created with.
+        micro_batches: parts of the batch that are in memory one after the other.
     """
 
-    def train_step(carried: TrainState, frozen: Any, batch: Any):
-        state = dataclasses.replace(carried, frozen=frozen)
-        next_state, metrics = gradient_step(graphdef, loss_function, optimizer, state, batch, micro_batches)
-        return dataclasses.replace(next_state, frozen=None), metrics
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        loss_function: LossFunction,
+        optimizer: optax.GradientTransformation,
+        micro_batches: int = 1,
+    ):
+        def train_step(carried: TrainState, frozen: Any, batch: Any):
+            state = dataclasses.replace(carried, frozen=frozen)
+            next_state, metrics = gradient_step(graphdef, loss_function, optimizer, state, batch, micro_batches)
+            return dataclasses.replace(next_state, frozen=None), metrics
 
-    compiled: list[Callable] = []
+        self._function = train_step
+        self._program: Callable | None = None
 
-    def step(state: TrainState, batch: Any):
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        """One step; see `gradient_step` for the metrics."""
         carried = dataclasses.replace(state, frozen=None)
-        if not compiled:
-            shardings = _mesh_shardings(carried)
-            compiled.append(
-                jax.jit(train_step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
-            )
-        next_state, metrics = compiled[0](carried, state.frozen, batch)
+        next_state, metrics = self._program_for(carried)(carried, state.frozen, batch)
         return dataclasses.replace(next_state, frozen=state.frozen), metrics
 
-    return step
+    def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
+        """The program for these shapes, of arrays or `jax.ShapeDtypeStruct`s, ready to be compiled and not run."""
+        carried = dataclasses.replace(state, frozen=None)
+        return self._program_for(carried).lower(carried, state.frozen, batch)
+
+    def _program_for(self, carried: TrainState) -> Callable:
+        if self._program is None:
+            shardings = _mesh_shardings(carried)
+            out_shardings = None if shardings is None else (shardings, None)
+            self._program = jax.jit(self._function, donate_argnums=0, out_shardings=out_shardings)
+        return self._program
 
 
 def make_evaluate_step(

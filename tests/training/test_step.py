@@ -12,14 +12,14 @@ from rlhf.errors import UserError
 from rlhf.training.compilations import CompilationCounter
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import create_train_state
-from rlhf.training.step import gradient_step, make_evaluate_step, make_train_step, split_micro_batches
+from rlhf.training.step import TrainStep, gradient_step, make_evaluate_step, split_micro_batches
 
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=0.01), 10)
 
 
 def run(tiny, batches, *, micro_batches=1, optimizer=OPTIMIZER, **model_options):
     graphdef, state = create_train_state(tiny.make_model(**model_options), optimizer)
-    step = make_train_step(graphdef, tiny.loss, optimizer, micro_batches)
+    step = TrainStep(graphdef, tiny.loss, optimizer, micro_batches)
     metrics = []
     for batch in batches:
         state, measured = step(state, batch)
@@ -59,7 +59,7 @@ def test_micro_batches_hold_every_row_once():
 def test_frozen_state_is_kept_and_not_donated(tiny):
     graphdef, state = create_train_state(tiny.make_model(), OPTIMIZER)
     frozen = state.frozen
-    step = make_train_step(graphdef, tiny.loss, OPTIMIZER)
+    step = TrainStep(graphdef, tiny.loss, OPTIMIZER)
     state, _ = step(state, tiny.batch_at(0))
     state, _ = step(state, tiny.batch_at(1))
     assert tiny.bits(frozen) == tiny.bits(state.frozen)
@@ -88,7 +88,7 @@ def test_gradient_alone_can_be_what_is_not_finite(tiny):
 
     graphdef, state = create_train_state(tiny.make_model(), OPTIMIZER)
     before = tiny.bits(state.trainable)
-    state, metrics = make_train_step(graphdef, root_at_zero, OPTIMIZER)(state, tiny.batch_at(0))
+    state, metrics = TrainStep(graphdef, root_at_zero, OPTIMIZER)(state, tiny.batch_at(0))
     assert float(metrics["loss"]) == 0 and not np.isfinite(metrics["grad_norm"])
     assert int(state.skipped) == 1 and tiny.bits(state.trainable) == before
 
@@ -101,7 +101,7 @@ def test_batch_without_weight_changes_no_gradient(tiny):
 
 def test_compiled_once(tiny):
     graphdef, state = create_train_state(tiny.make_model(), OPTIMIZER)
-    step = make_train_step(graphdef, tiny.loss, OPTIMIZER)
+    step = TrainStep(graphdef, tiny.loss, OPTIMIZER)
     with CompilationCounter() as first:
         state, _ = step(state, tiny.batch_at(0))
     with CompilationCounter() as later:
@@ -141,7 +141,7 @@ def test_reserved_metric_names_are_refused(tiny):
         return *tiny.loss(model, batch)[:2], {"grad_norm": (1.0, 1.0)}
 
     with pytest.raises(ValueError, match="grad_norm"):
-        make_train_step(graphdef, loss, OPTIMIZER)(state, tiny.batch_at(0))
+        TrainStep(graphdef, loss, OPTIMIZER)(state, tiny.batch_at(0))
 
 
 def test_evaluate_step_returns_sums(tiny):
@@ -169,7 +169,7 @@ def test_eight_devices_agree_with_one_and_keep_their_shardings(tiny):
 
     def trained(place_model, place_batch):
         graphdef, state = create_train_state(place_model(Wide(nnx.Rngs(0))), OPTIMIZER)
-        step = make_train_step(graphdef, tiny.loss, OPTIMIZER, 2)
+        step = TrainStep(graphdef, tiny.loss, OPTIMIZER, 2)
         step(jax.tree.map(jnp.copy, state), place_batch(tiny.batch_at(0)))
         before = jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(state, frozen=None))
         with CompilationCounter() as counter:

@@ -1,0 +1,122 @@
+"""Compiles a lowered program and says what it needs and costs on the chip that it was lowered for."""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from rlhf.compilation.costs import Costs, count_costs
+from rlhf.compilation.hlo import parse
+from rlhf.parallel.chips import Chip
+
+# What the TPU compiler says when a program needs more memory than a chip has.
+TOO_LARGE = re.compile(
+    r"(?:Used|memory required for HLO temporaries) \(?(?P<used>[\d.]+[KMG])\)?"
+    r" (?:of|exceeds available HBM) \(?(?P<capacity>[\d.]+[KMG])\)?"
+)
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one chip, in bytes.
+
+    Attributes:
+        arguments: what the program is given: parameters, optimizer state, batch.
+        results: what it returns and does not write over its arguments.
+        temporaries: what it needs meanwhile, its code included.
+        peak: all of these.
+        capacity: what the chip has.
+    """
+
+    arguments: float | None
+    results: float | None
+    temporaries: float | None
+    peak: float
+    capacity: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it."""
+        return self.peak <= self.capacity
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one program.
+
+    Attributes:
+        name: of the program.
+        memory: of one chip.
+        costs: of one run, on one chip; None for a program that does not fit and so was not finished.
+        chip: what the chip can do.
+        compile_seconds: how long it took to compile.
+    """
+
+    name: str
+    memory: Memory
+    costs: Costs | None
+    chip: Chip
+    compile_seconds: float
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The least time for each of arithmetic, memory and network; the longest is the least time of a run."""
+        return {
+            "arithmetic": self.costs.flops / self.chip.flops,
+            "memory": self.costs.memory_bytes / self.chip.memory_bandwidth,
+            "network": self.costs.network_bytes / self.chip.network_bandwidth,
+        }
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        return max(self.seconds, key=self.seconds.__getitem__)
+
+    @property
+    def utilisation(self) -> float:
+        """Highest share of the chip's arithmetic that the program can use, if all three go on at the same time."""
+        return self.seconds["arithmetic"] / max(self.seconds.values())
+
+
+def estimate(name: str, lowered: jax.stages.Lowered, chip: Chip) -> tuple[Estimate, jax.stages.Compiled | None]:
+    """Compiles a program and reads what it costs.
+
+    Args:
+        name: of the program.
+        lowered: for the devices of a topology.
+        chip: of these devices.
+
+    Returns:
+        The estimate, and the compiled program, None where it does not fit the chip's memory.
+    """
+    started = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        memory = _memory_from_error(str(error))
+        if memory is None:
+            raise
+        return Estimate(name, memory, None, chip, time.monotonic() - started), None
+    seconds = time.monotonic() - started
+    memory = _memory(compiled.memory_analysis(), chip)
+    return Estimate(name, memory, count_costs(parse(compiled.as_text())), chip, seconds), compiled
+
+
+def _memory(analysis: Any, chip: Chip) -> Memory:
+    arguments = analysis.argument_size_in_bytes
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    temporaries = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+    return Memory(arguments, results, temporaries, arguments + results + temporaries, chip.memory)
+
+
+def _memory_from_error(message: str) -> Memory | None:
+    """The compiler gives up at what is too much: temporaries alone, or everything together."""
+    found = TOO_LARGE.search(message)
+    if found is None:
+        return None
+    used, capacity = (float(found[name][:-1]) * UNITS[found[name][-1]] for name in ("used", "capacity"))
+    temporaries = used if "HLO temporaries" in found[0] else None
+    return Memory(None, None, temporaries, used, capacity)

@@ -1,0 +1,251 @@
+"""What one run of a program costs a chip: arithmetic, memory traffic, traffic between chips, with loops counted in full."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+
+from rlhf.compilation.hlo import Computation, Instruction, Program
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+# These move no data by themselves, or what they move is counted where it is used.
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+    "optimization-barrier",
+}
+ASYNCHRONOUS_END = ("-done", "-update")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One kind of collective.
+
+    Attributes:
+        count: how often it runs.
+        bytes: that each chip sends, by the best known algorithm on a ring.
+    """
+
+    count: float = 0
+    bytes: float = 0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one run of a program, on one chip.
+
+    Attributes:
+        flops: of products of matrices; a multiplication and an addition are two.
+        memory_bytes: read from and written to main memory.
+        collectives: traffic between chips, by kind.
+    """
+
+    flops: float
+    memory_bytes: float
+    collectives: dict[str, Traffic]
+
+    @property
+    def network_bytes(self) -> float:
+        """That each chip sends to others."""
+        return sum(traffic.bytes for traffic in self.collectives.values())
+
+
+def count_costs(program: Program) -> Costs:
+    """Adds up what a program costs."""
+    runs = program.runs()
+    fused = _fused(program)
+    flops = memory = 0.0
+    for name, times in runs.items():
+        computation = program.computations[name]
+        flops += times * sum(_flops(computation, instruction) for instruction in computation)
+        if name not in fused:
+            memory += times * sum(_memory_bytes(program, computation, instruction) for instruction in computation)
+    return Costs(flops, memory, _collectives(program, runs))
+
+
+def _fused(program: Program) -> set[str]:
+    """Computations whose inner results never reach main memory."""
+    inside = {
+        callee
+        for computation in program.computations.values()
+        for instruction in computation
+        if instruction.opcode in ("fusion", "custom-call")
+        for callee in instruction.called("calls", "called_computations")
+    }
+    while True:
+        further = {
+            callee
+            for name in inside
+            if name in program.computations
+            for instruction in program.computations[name]
+            for callee in instruction.called("calls", "to_apply", "body")
+        } - inside
+        if not further:
+            return inside
+        inside |= further
+
+
+def _flops(computation: Computation, instruction: Instruction) -> float:
+    if instruction.opcode == "dot":
+        left = computation.operands(instruction)[0].shapes[0]
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes).group(1)
+        depth = prod(left.dimensions[int(axis)] for axis in contracted.split(",") if axis)
+        return 2.0 * instruction.shapes[0].size * depth
+    if instruction.opcode == "convolution":
+        return _convolution_flops(computation, instruction)
+    return 0.0
+
+
+def _convolution_flops(computation: Computation, instruction: Instruction) -> float:
+    """On TPUs products of matrices are convolutions, their batch axes windows most of whose places lie outside of the input."""
+    left, right = (operand.shapes[0].dimensions for operand in computation.operands(instruction)[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    left_axes, right_axes, output_axes = labels.groups()
+    output = instruction.shapes[0].dimensions
+    window = _window(instruction.attributes)
+    products = 1.0
+    for axis in sorted(label for label in left_axes if label.isdigit()):
+        places = {key: values[int(axis)] for key, values in window.items()}
+        products *= _valid_places(
+            left[left_axes.index(axis)], right[right_axes.index(axis)], output[output_axes.index(axis)], **places
+        )
+    depth = right[right_axes.index("i")]
+    groups = int(found.group(1)) if (found := re.search(r"batch_group_count=(\d+)", instruction.attributes)) else 1
+    batch = left[left_axes.index("b")] / groups
+    return 2.0 * products * depth * batch * output[output_axes.index("f")]
+
+
+def _window(attributes: str) -> dict[str, list]:
+    """The window of a convolution, by what of it is not as usual: {size=4x2 stride=3x1 pad=0_0x1_1 …}."""
+    text = ((found := re.search(r"window=\{([^}]*)\}", attributes)) and found.group(1)) or ""
+    parts = dict(part.split("=") for part in text.split())
+    count = len(parts.get("size", "").split("x")) if parts else 0
+
+    def numbers(key: str, usual: int) -> list[int]:
+        return [int(number) for number in parts[key].split("x")] if key in parts else [usual] * count
+
+    padding = [pair.split("_")[0] for pair in parts["pad"].split("x")] if "pad" in parts else ["0"] * count
+    return {
+        "stride": numbers("stride", 1),
+        "padding": [int(low) for low in padding],
+        "input_dilation": numbers("lhs_dilate", 1),
+        "kernel_dilation": numbers("rhs_dilate", 1),
+    }
+
+
+def _valid_places(
+    size: int, kernel: int, output: int, *, stride: int, padding: int, input_dilation: int, kernel_dilation: int
+) -> int:
+    """Pairs of an output and a kernel place on one axis that meet an element of the input."""
+    count = 0
+    for offset in range(kernel):
+        start = offset * kernel_dilation - padding
+        positions = range(start, start + output * stride, stride) if output else ()
+        count += sum(1 for at in positions if at >= 0 and at % input_dilation == 0 and at // input_dilation < size)
+    return count
+
+
+def _memory_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Bytes of main memory that an instruction reads and writes; slices of a larger array count as what is sliced."""
+    opcode = instruction.opcode
+    if opcode in FREE or opcode.endswith(ASYNCHRONOUS_END):
+        return 0.0
+    written = _in_memory(instruction)
+    if opcode.endswith("-start"):
+        return written / 2  # the result lists the source beside the target
+    if opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * written
+    if opcode == "dynamic-update-slice":
+        return 2 * _in_memory(computation.operands(instruction)[1])
+    operands = computation.operands(instruction)
+    if opcode != "fusion":
+        return written + sum(_in_memory(operand) for operand in operands)
+    inner = program.computations[instruction.called("calls")[0]]
+    parameters = {int(each.arguments): each for each in inner if each.opcode == "parameter"}
+    read = sum(
+        _read_of(inner, parameters[index], _in_memory(operand))
+        for index, operand in enumerate(operands)
+        if index in parameters
+    )
+    root = next(each for each in inner if each.is_root)
+    if root.opcode == "dynamic-update-slice":
+        written = min(written, _in_memory(inner.operands(root)[1]) or written)
+    return read + written
+
+
+def _in_memory(instruction: Instruction) -> float:
+    return sum(shape.bytes for shape in instruction.shapes if shape.in_main_memory)
+
+
+def _read_of(inner: Computation, parameter: Instruction, whole: float) -> float:
+    """How much of an operand a fusion reads: all of it, unless it only takes slices or writes into a part."""
+    users = [each for each in inner if parameter.name in each.operands]
+    sliced = 0.0
+    for user in users:
+        if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == parameter.name:
+            sliced += user.bytes
+        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name):
+            return whole
+    return min(whole, sliced)
+
+
+def _collectives(program: Program, runs: dict[str, float]) -> dict[str, Traffic]:
+    """Traffic by kind; the parts into which a TPU program splits a collective to hide it have one channel and count once."""
+    found: dict[tuple, tuple[str, float, float]] = {}
+    for name, times in runs.items():
+        computation = program.computations[name]
+        for instruction in computation:
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            if name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # how a TPU program writes one
+            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+            key = (kind, channel.group(1)) if channel else (kind, name, instruction.name)
+            sent = _sent_bytes(kind, computation, instruction)
+            before = found.get(key, (kind, 0.0, 0.0))
+            found[key] = max(before, (kind, times, times * sent), key=lambda entry: entry[2])
+    totals: dict[str, Traffic] = defaultdict(Traffic)
+    for kind, times, sent in found.values():
+        totals[kind] = Traffic(totals[kind].count + times, totals[kind].bytes + sent)
+    return dict(totals)
+
+
+def _sent_bytes(kind: str, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that each chip of a group of n sends: (n-1)/n of the whole array, twice that for an all-reduce."""
+    size = sum(operand.bytes for operand in computation.operands(instruction))
+    if kind in ("collective-permute", "collective-broadcast"):
+        return size
+    members = group_size(instruction.attributes)
+    if kind == "all-gather":
+        return size * (members - 1)
+    return size * (members - 1) / members * (2 if kind == "all-reduce" else 1)
+
+
+def group_size(attributes: str) -> int:
+    """Chips that take part in a collective together, from any of the forms in which HLO writes its groups.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(found.group(1).split(","))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(found.group(1))
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
+        members = 1
+        for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found.group(2)):
+            members *= int(part or sizes[axis])
+        return members
+    raise ValueError(f"the groups of a collective cannot be read from {attributes[:200]!r}")

@@ -1,0 +1,214 @@
+"""Compiles a stage's programs for a TPU slice that is not there, and says whether they fit and how fast they can be.
+
+    rlhf compile --topology v5e:4x4 --stage sft --config experiments/x/sft.yaml [--json]
+
+The other options are those of the stage (pretrain, sft, reward or ppo), whose configuration is read as it is.
+
+Nothing is loaded but configurations; programs are made by the same functions as in the stage itself, of shapes without values.
+Times are lower bounds from published figures, with arithmetic, memory and network at the same time and at full speed.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rlhf.compilation.ahead import Estimate, estimate
+from rlhf.compilation.report import as_json, as_text
+from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
+from rlhf.data.packing import round_up
+from rlhf.errors import UserError
+from rlhf.models.partition import trained
+from rlhf.parallel.mesh import make_mesh
+from rlhf.parallel.rules import batch_sharding
+from rlhf.parallel.topology import Topology, describe_topology
+from rlhf.rl.programs import FrozenModels, Programs
+from rlhf.rl.update import outline_learning
+from rlhf.stages import ppo, pretrain, reward, sft
+from rlhf.stages.language_model import next_token_loss
+from rlhf.stages.outlines import Outlines
+from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, batch_placer
+from rlhf.tracking.console import say
+from rlhf.training.optimizer import make_optimizer
+from rlhf.training.state import outline_train_state
+from rlhf.training.step import LossFunction, TrainStep
+
+STAGES = {"pretrain": pretrain.Config, "sft": sft.Config, "reward": reward.Config, "ppo": ppo.Config}
+PAIRS_A_ROW = 8  # how many comparisons a row holds depends on the data, and next to nothing on it
+SUPERVISED_KNOBS = {
+    "arguments": "more of mesh.fsdp or mesh.tensor, or model.adapter with model.base_storage = int8 or nf4.",
+    "temporaries": "loop.micro_batches (a multiple of what it is), model.compute.remat = full, logits_chunk, a smaller"
+    " loop.batch_size or row length, mesh.sequence or mesh.tensor.",
+}
+PPO_KNOBS = {
+    "arguments": "more of mesh.fsdp or mesh.tensor, or model.adapter, with which all roles share one base.",
+    "temporaries": "ppo.micro_batches, model.compute.remat = full, ppo.logits_chunk, a smaller ppo.rollout_batch_size or"
+    " ppo.response_length, mesh.tensor.",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compile; all other keys are those of the stage.
+
+    Attributes:
+        topology: slice: generation, colon, chips along each axis, as v5e:4x4 or v5p:4x4x4.
+        stage: whose programs.
+        json: print JSON instead of text.
+    """
+
+    topology: str
+    stage: str = "sft"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class About:
+    """The stage that is compiled, in the form in which the command line takes a stage.
+
+    Attributes:
+        Config: its configuration.
+        run: compiles it.
+        __doc__: what the command line says of the command.
+    """
+
+    Config: type
+    run: Callable[[Any], list[Estimate]]
+    __doc__: str
+
+
+def about(words: Sequence[str]) -> tuple[About, list[str]]:
+    """Reads this command's own options: --topology, --stage, --json; returns the words that are left for the stage.
+
+    Raises:
+        UserError: an option is missing or has no such value.
+    """
+    own, rest = {"stage": "sft"}, []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--json":
+            own["json"] = True
+        elif name in ("topology", "stage") and word.startswith("--"):
+            own[name] = value if equals else left.pop(0) if left else ""
+        else:
+            rest.append(word)
+    asks_for_help = any(word in ("-h", "--help", "--print_config", "--print-config") for word in rest)
+    if not own.get("topology") and not asks_for_help:
+        raise UserError("--topology is not given", fix="say for which slice, as in --topology v5e:4x4.")
+    if own["stage"] not in STAGES:
+        raise UserError(f"--stage is {own['stage']!r}", fix=f"choose one of {', '.join(STAGES)}.")
+    options = Options(**{"topology": "", **own})
+    return About(STAGES[options.stage], partial(run, options), __doc__), rest
+
+
+def run(options: Options, config: Any) -> list[Estimate]:
+    """Compiles the programs of a stage, prints what they cost and returns it.
+
+    Args:
+        options: what to compile, and for what.
+        config: of the stage.
+
+    Raises:
+        UserError: libtpu is not installed, there is no such slice, or the configuration does not fit it.
+    """
+    topology = describe_topology(options.topology)
+    mesh = make_mesh(config.mesh, topology.devices)
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    if not options.json:
+        say(f"{options.stage} on {topology.name}, {len(topology.devices)} chips: mesh {axes or 'of one chip'}")
+    programs = ppo_programs if options.stage == "ppo" else supervised_programs
+    with jax.set_mesh(mesh):
+        estimates = list(programs(config, mesh, topology))
+    knobs = PPO_KNOBS if options.stage == "ppo" else SUPERVISED_KNOBS
+    print(json.dumps(as_json(estimates), indent=2) if options.json else as_text(estimates, knobs))
+    return estimates
+
+
+def supervised_programs(config: Any, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
+    """The train step of pretraining, SFT or a reward model."""
+    outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
+    batch_placer(mesh, config.loop.batch_size, "loop.batch_size")  # refuses what does not divide
+    is_reward = isinstance(config, reward.Config)
+    model = outlines.scorer_to_train(config.model) if is_reward else outlines.policy(config.model)
+    optimizer = make_optimizer(config.optimizer, config.loop.steps or 1)
+    definition, state = outline_train_state(model, optimizer, trained(model), mesh)
+    loss, batch = _loss_and_batch(config, mesh)
+    step = TrainStep(definition, loss, optimizer, config.loop.micro_batches)
+    yield estimate("train step", step.lower(state, batch), topology.chip)[0]
+
+
+def _loss_and_batch(config: Any, mesh: Mesh) -> tuple[LossFunction, SequenceBatch | PairBatch]:
+    rows = config.loop.batch_size
+    if isinstance(config, reward.Config):
+        length = config.row_length or round_up(config.max_length, reward.ROW_LENGTH_MULTIPLE)
+        tokens, pairs = (rows, length), (rows, PAIRS_A_ROW)
+        shapes = {
+            "tokens": (tokens, jnp.int32),
+            "segment_ids": (tokens, jnp.int32),
+            "branch_ids": (tokens, jnp.int32),
+            "positions": (tokens, jnp.int32),
+            "chosen_end": (pairs, jnp.int32),
+            "rejected_end": (pairs, jnp.int32),
+            "margin": (pairs, jnp.float32),
+            "weight": (pairs, jnp.float32),
+        }
+        return reward.comparison_loss(config.centering), PairBatch(**_on_mesh(shapes, mesh))
+    tokens = (rows, config.row_length if isinstance(config, pretrain.Config) else config.max_length)
+    shapes = {"tokens": (tokens, jnp.int32), "segment_ids": (tokens, jnp.int32), "loss_mask": (tokens, jnp.bool_)}
+    return next_token_loss(config.logits_chunk), SequenceBatch(**_on_mesh(shapes, mesh))
+
+
+def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
+    """Rollout, score and update; each is compiled for what the one before it returns."""
+    outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
+    rows = config.ppo.rollout_batch_size
+    batch_placer(mesh, rows, "ppo.rollout_batch_size")
+    policy, value = outlines.policy(config.model), outlines.scorer_to_train(config.model)
+    judges = {name: getattr(config, name) for name in ("helpfulness", "safety")}
+    frozen = FrozenModels(
+        reference=outlines.reference(config.model),
+        **{name: None if folder is None else outlines.reward_model(folder) for name, folder in judges.items()},
+    )
+    optimizers = ppo.make_optimizers(config)
+    programs = Programs(policy, value, frozen, optimizers, end_token=0, pad_token=0, config=config.ppo)
+    learners = outline_learning(policy, value, optimizers, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    prompt = (rows, round_up(config.max_prompt_length, PROMPT_LENGTH_MULTIPLE))
+    shapes = {"tokens": (prompt, jnp.int32), "mask": (prompt, jnp.bool_), "is_safety": ((rows,), jnp.bool_)}
+    prompts = PromptBatch(**_on_mesh({**shapes, "index": ((rows,), jnp.int32)}, mesh))
+    lowered = programs.lower_rollout(learners, prompts, key)
+    result, compiled = estimate("rollout", lowered, topology.chip)
+    yield result
+
+    rollout = _returned(lowered, compiled)
+    rule_scores, coefficient = jax.ShapeDtypeStruct((rows,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    lowered = programs.lower_score(learners, rollout, rule_scores, coefficient)
+    result, compiled = estimate("score", lowered, topology.chip)
+    yield result
+
+    experience = _returned(lowered, compiled)[0]
+    yield estimate("update", programs.lower_update(learners, experience, key), topology.chip)[0]
+
+
+def _on_mesh(shapes: dict[str, tuple], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    sharding = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+
+
+def _returned(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled | None) -> Any:
+    """The shapes that a program returns, laid out as it does; of one that does not fit, as the compiler likes."""
+    if compiled is None:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lowered.out_info,
+        compiled.output_shardings,
+    )

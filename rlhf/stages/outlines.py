@@ -1,0 +1,127 @@
+"""Models without weights: what a stage would load, as shapes laid out over a mesh, for compiling ahead of time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from rlhf.errors import UserError
+from rlhf.models.adapters.config import AdapterConfig
+from rlhf.models.adapters.insert import insert
+from rlhf.models.checkpoint import describe, without_output_matrix
+from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.heads import SequenceScorer
+from rlhf.models.hub import is_scorer, read_config, resolve_model_folder
+from rlhf.models.quantized import Storage, quantize
+from rlhf.models.source import ModelSource, holds_adapter
+from rlhf.models.transformer import Transformer
+from rlhf.parallel.rules import laid_out
+
+Shapes = Mapping[tuple[Any, ...], jax.ShapeDtypeStruct]
+"""Path in a model → the shape that stands there."""
+
+
+@dataclass
+class Outlines:
+    """The models of one job, as `rlhf.models.source` would load them and `place_model` would lay them out.
+
+    Models on one base that is not trained have the same shape objects, as the real ones have the same arrays.
+
+    Attributes:
+        mesh: that they are laid out over.
+        compute: dtypes and rematerialisation.
+        storage: of the bases.
+    """
+
+    mesh: Mesh
+    compute: ComputeConfig
+    storage: Storage = "full"
+    _bases: dict[Path, Transformer] = field(default_factory=dict, repr=False)
+
+    def policy(self, source: ModelSource) -> Transformer:
+        """What `load_policy` gives.
+
+        Raises:
+            UserError: there is nothing to start from, or the folder holds an adapter.
+        """
+        if source.init_from is not None:
+            return self._from_folder(source.init_from, source.adapter)
+        if source.architecture is None:
+            raise UserError(
+                "model: neither init_from nor architecture is set",
+                fix="set model.init_from to a folder with weights, or model.architecture.",
+            )
+        return self._laid_out(self._fresh(source.architecture))
+
+    def reference(self, source: ModelSource) -> Transformer:
+        """The policy that training starts from, which is not trained itself."""
+        if source.init_from is None:
+            return self.policy(source)
+        return nnx.clone(self._base(source.init_from))
+
+    def scorer_to_train(self, source: ModelSource) -> SequenceScorer:
+        """What `load_scorer_to_train` gives; of an architecture, a fresh scorer."""
+        return self._with_head(self.policy(source))
+
+    def reward_model(self, folder: str) -> SequenceScorer:
+        """What `load_reward_model` gives."""
+        return self._with_head(nnx.clone(self._base(folder)))
+
+    def _from_folder(self, folder: str, adapter: AdapterConfig | None) -> Transformer:
+        if adapter is None and self.storage == "full":
+            return self._laid_out(self._fresh(self._config(folder)))
+        base = self._base(folder)
+        if adapter is None:
+            return nnx.clone(base)
+        adapted = nnx.eval_shape(lambda model: insert(model, adapter, nnx.Rngs(0)), nnx.clone(base))
+        return self._laid_out(adapted, _shapes(base))
+
+    def _base(self, folder: str) -> Transformer:
+        key = resolve_model_folder(folder).resolve()
+        if key not in self._bases:
+            config = self._config(folder)
+            self._bases[key] = self._laid_out(nnx.eval_shape(lambda: quantize(self._draw(config), self.storage)))
+        return self._bases[key]
+
+    def _config(self, folder: str) -> ModelConfig:
+        if holds_adapter(folder):
+            raise UserError(
+                f"{folder} holds an adapter, whose shapes are not read here",
+                fix="name its base in the place of it, and describe the adapter in model.adapter.",
+            )
+        raw = read_config(folder)
+        config = describe(resolve_model_folder(folder), raw)[1]
+        return without_output_matrix(config) if is_scorer(raw) else config
+
+    def _fresh(self, config: ModelConfig) -> Transformer:
+        return nnx.eval_shape(lambda: self._draw(config))
+
+    def _draw(self, config: ModelConfig) -> Transformer:
+        return Transformer(config, compute=self.compute, rngs=nnx.Rngs(0))
+
+    def _with_head(self, transformer: Transformer) -> SequenceScorer:
+        config = without_output_matrix(transformer.config)
+        if config != transformer.config:
+            del transformer.head_kernel
+            transformer.config = config
+        known = {("transformer", *path): shape for path, shape in _shapes(transformer).items()}
+        scorer = nnx.eval_shape(lambda model: SequenceScorer(model, rngs=nnx.Rngs(0)), transformer)
+        return self._laid_out(scorer, known)
+
+    def _laid_out(self, model: nnx.Module, known: Shapes | None = None) -> Any:
+        """The model with shardings on its shapes; those that are known already stay the same objects."""
+        definition, state = nnx.split(model)
+        placed = laid_out(state, self.mesh)
+        for path, variable in nnx.to_flat_state(placed):
+            shape = (known or {}).get(path)
+            if shape is not None and (shape.shape, shape.dtype) == (variable.shape, variable.dtype):
+                variable.set_value(shape)
+        return nnx.merge(definition, placed)
+
+
+def _shapes(model: nnx.Module) -> Shapes:
+    return {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}

@@ -1,0 +1,158 @@
+"""HLO text, hand-made and of programs compiled for this CPU: loops count in full, everything else once."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlhf.compilation.costs import count_costs, group_size
+from rlhf.compilation.hlo import parse
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+
+LOOP = """
+HloModule jit_f, is_scheduled=true
+
+%fused (param_0: f32[8,4,16], param_1: s32[]) -> f32[4,16] {
+  %param_0 = f32[8,4,16]{2,1,0:T(8,128)} parameter(0)
+  %param_1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[] constant(0)
+  %layer = f32[1,4,16]{2,1,0} dynamic-slice(%param_0, %param_1, %zero, %zero), dynamic_slice_sizes={1,4,16}
+  ROOT %reshape = f32[4,16]{1,0} reshape(%layer)
+}
+
+%body (state: (s32[], f32[2,4], f32[8,4,16])) -> (s32[], f32[2,4], f32[8,4,16]) {
+  %state = (s32[], f32[2,4]{1,0}, /*index=2*/f32[8,4,16]{2,1,0:T(8,128)}) parameter(0)
+  %turn = s32[] get-tuple-element(%state), index=0
+  %x = f32[2,4]{1,0} get-tuple-element(%state), index=1
+  %weights = f32[8,4,16]{2,1,0} get-tuple-element(%state), index=2
+  %kernel = f32[4,16]{1,0} fusion(%weights, %turn), kind=kLoop, calls=%fused
+  %product = f32[2,16]{1,0} dot(%x, %kernel), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %back = f32[2,4]{1,0} dot(%product, %kernel), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  %sum = f32[2,4]{1,0} all-reduce(%back), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %one = s32[] constant(1)
+  %next = s32[] add(%turn, %one)
+  ROOT %result = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) tuple(%next, %sum, %weights)
+}
+
+%condition (state.1: (s32[], f32[2,4], f32[8,4,16])) -> pred[] {
+  %state.1 = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) parameter(0)
+  %turn.1 = s32[] get-tuple-element(%state.1), index=0
+  %turns = s32[] constant(8)
+  ROOT %less = pred[] compare(%turn.1, %turns), direction=LT
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+ENTRY %main (start: (s32[], f32[2,4], f32[8,4,16])) -> f32[2,4] {
+  %start = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) parameter(0)
+  %loop = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) while(%start), condition=%condition, body=%body
+  ROOT %out = f32[2,4]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_turns():
+    program = parse(LOOP)
+    assert program.runs() == {"main": 1, "body": 8, "fused": 8}
+    costs = count_costs(program)
+    assert costs.flops == 8 * 2 * (2 * 16 * 4 * 2)
+    (traffic,) = costs.collectives.values()
+    assert costs.collectives.keys() == {"all-reduce"} and traffic.count == 8
+    assert traffic.bytes == 8 * 2 * (2 * 4 * 4) * 3 / 4
+
+
+def test_of_stacked_layers_a_turn_reads_one():
+    layer, x, product = 4 * 16 * 4, 2 * 4 * 4, 2 * 16 * 4
+    number = 4
+    a_turn = (
+        (2 * layer + number)  # slice it out, by its number
+        + (x + layer + product)
+        + (product + layer + x)
+        + 2 * x  # all-reduce
+        + 3 * number  # count
+    )
+    assert count_costs(parse(LOOP)).memory_bytes == 8 * a_turn
+
+
+def test_what_the_compiler_knows_of_a_loop_comes_first():
+    known = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
+    assert count_costs(parse(known)).flops == 5 / 8 * count_costs(parse(LOOP)).flops
+
+
+def test_parts_of_one_collective_count_once():
+    line = "  %sum = f32[2,4]{1,0} all-reduce(%back)"
+    twice = LOOP.replace(line, line.replace("%sum", "%start_of_sum") + ", channel_id=3, replica_groups={{0,1,2,3}}\n" + line)
+    assert count_costs(parse(twice)).collectives == count_costs(parse(LOOP)).collectives
+
+
+@pytest.mark.parametrize(
+    "groups, size",
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}, to_apply=%add", 3),
+        ("replica_groups=[4,2]<=[8], use_global_device_ids=true", 2),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={1}", 2),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
+        ("replica_groups=mesh['a'=8] {'a':(2)4}", 4),
+    ],
+)
+def test_group_sizes(groups, size):
+    assert group_size(groups) == size
+
+
+def test_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        parse("hello")
+
+
+# A product of matrices as the TPU compiler writes it: the batch of 4 as a window that meets one place each.
+CONVOLUTION = """
+ENTRY %main (a: bf16[4,128,32], b: bf16[4,32,64]) -> bf16[4,128,64] {
+  %a = bf16[4,128,32]{2,1,0} parameter(0)
+  %b = bf16[4,32,64]{2,1,0} parameter(1)
+  ROOT %c = bf16[4,128,64]{2,1,0} convolution(%a, %b), window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+}
+"""
+
+
+def test_a_product_written_as_a_convolution_counts_as_the_product():
+    assert count_costs(parse(CONVOLUTION)).flops == 2 * 4 * 128 * 32 * 64
+
+
+def test_a_convolution_counts_only_what_meets_the_input():
+    text = """
+ENTRY %main (a: f32[1,5,3], b: f32[3,3,2]) -> f32[1,5,2] {
+  %a = f32[1,5,3]{2,1,0} parameter(0)
+  %b = f32[3,3,2]{2,1,0} parameter(1)
+  ROOT %c = f32[1,5,2]{2,1,0} convolution(%a, %b), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f
+}
+"""
+    assert count_costs(parse(text)).flops == 2 * 13 * 3 * 2
+
+
+@pytest.fixture(scope="module")
+def layers_on_eight_devices():
+    """Eight layers under a scan, parameters spread over all devices and gathered where they are used; as compiled here."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+
+    def f(x, kernels):
+        def layer(x, kernel):
+            return jnp.tanh(x @ jax.lax.with_sharding_constraint(kernel, whole)), None
+
+        return jax.lax.scan(layer, x, kernels)[0]
+
+    x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=rows)
+    kernels = jax.ShapeDtypeStruct((6, 32, 32), jnp.float32, sharding=parts)
+    return jax.jit(f, out_shardings=rows).lower(x, kernels).compile()
+
+
+def test_a_program_compiled_here(layers_on_eight_devices):
+    costs = count_costs(parse(layers_on_eight_devices.as_text()))
+    assert costs.flops == 6 * 2 * (16 / 8) * 32 * 32
+    assert costs.collectives["all-gather"].count in (1, 6)  # inside the loop, or once before it
+    assert costs.network_bytes == pytest.approx(6 * 32 * 32 * 4 * 7 / 8)
