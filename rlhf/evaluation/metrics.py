@@ -72,6 +72,18 @@ def pair_accuracy(chosen: Float[np.ndarray, " pairs"], rejected: Float[np.ndarra
     return float(pair_correctness(chosen, rejected).mean())
 
 
+ELO_PER_UNIT = 400 / np.log(10)
+"""Elo points that a score difference of 1 is worth, about 174: σ(Δ) = 1 / (1 + 10^(−Δ·174/400)) (2204.05862, section 2)."""
+
+
+def correlation(first: Shaped[np.ndarray, " examples"], second: Shaped[np.ndarray, " examples"]) -> float | None:
+    """Pearson's correlation; None where one of both is constant."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def expected_calibration_error(
     confidence: Float[np.ndarray, " examples"], correct: Shaped[np.ndarray, " examples"], *, bins: int = 10
 ) -> float:

@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-
-from rlhf.tracking.console import console
+from rlhf.report.console_table import print_table
 
 Rows = list[list[str]]
 
@@ -70,21 +67,10 @@ def print_tables(result: Mapping[str, Any], titles: Mapping[str, str]) -> None:
     names = list(result["runs"])
     for measure, title in titles.items():
         if result["equal_kl"][measure]:
-            _print(f"{title} at equal KL", *equal_kl_table(result["equal_kl"][measure], names))
+            print_table(f"{title} at equal KL", *equal_kl_table(result["equal_kl"][measure], names))
         fits = {name: run["fits"][measure] for name, run in result["runs"].items() if run["points"][measure]}
         if fits:
-            _print(f"{title}: fitted curves", *fit_table(fits))
-
-
-def _print(title: str, headings: Sequence[str], rows: Rows) -> None:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE, padding=(0, 1, 0, 0)
-    )
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+            print_table(f"{title}: fitted curves", *fit_table(fits))
 
 
 def _markdown(headings: Sequence[str], rows: Rows) -> str:

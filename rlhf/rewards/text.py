@@ -7,6 +7,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -59,12 +60,19 @@ class RewardModel:
         scorer = load_reward_model(model_folder, compute or ComputeConfig(), key)
         return cls(scorer, load_tokenizer(tokenizer_folder(model_folder)), batch_size)
 
-    def score(self, prompts: Sequence[Dialogue], responses: Sequence[str]) -> Float[np.ndarray, " responses"]:
+    def score(
+        self,
+        prompts: Sequence[Dialogue],
+        responses: Sequence[str],
+        *,
+        too_long: Literal["error", "nan"] = "error",
+    ) -> Float[np.ndarray, " responses"]:
         """Scores each response to its prompt.
 
         Args:
             prompts: a user's text each, or the turns before the response.
             responses: one for each prompt.
+            too_long: refuse what is longer than the model's context, or give it NaN.
 
         Raises:
             UserError: unequal numbers, or a sequence longer than the model's context.
@@ -77,7 +85,13 @@ class RewardModel:
             np.concatenate([encode_prompt(self.tokenizer, turns), encode_response(self.tokenizer, turns, response)])
             for turns, response in zip(map(_turns, prompts), responses, strict=True)
         ]
-        return score_token_sequences(self.scorer, sequences, self.batch_size)
+        if too_long == "error":
+            return score_token_sequences(self.scorer, sequences, self.batch_size)
+        fits = [len(sequence) <= self.scorer.transformer.config.context for sequence in sequences]
+        scores = np.full(len(sequences), np.nan, np.float32)
+        kept = [sequence for sequence, short in zip(sequences, fits, strict=True) if short]
+        scores[np.asarray(fits, bool)] = score_token_sequences(self.scorer, kept, self.batch_size)
+        return scores
 
 
 def score_token_sequences(
