@@ -81,17 +81,13 @@ def measure(root: Path, kind: str) -> dict[str, float]:
     job = ppo.prepare(config)
     prepared = live_bytes()
     batch = job.place(next(batches(job.prompts, ROWS, seed=0)))
-    programs, learners = job.iteration.programs, job.state.learners
+    programs = job.iteration.programs
     state, _ = job.iteration(job.state, batch, 0)
     jax.block_until_ready(state)
-    del learners
     after = live_bytes()
     rollout = programs.rollout(state.learners, batch, jax.random.key(0))
     experience = programs.score(state.learners, rollout, jax.numpy.zeros(ROWS), jax.numpy.float32(0))[0]
-    update = jax.jit(programs._update_program, donate_argnums=0)
-    plan = (
-        update.lower(state.learners, programs.roles.arrays, experience, jax.random.key(0)).compile().memory_analysis()
-    )
+    plan = programs.lower_update(state.learners, experience, jax.random.key(0)).compile().memory_analysis()
     return {
         "prepared_mb": (prepared - before) / 1e6,
         "after_an_iteration_mb": (after - before) / 1e6,
