@@ -6,25 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 from rlhf.compilation.hlo import Computation, Instruction, Program
+from rlhf.compilation.memory_traffic import memory_bytes
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-# These move no data by themselves, or what they move is counted where it is used.
-FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "call",
-    "conditional",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "iota",
-    "optimization-barrier",
-}
-ASYNCHRONOUS_END = ("-done", "-update")
 
 
 @dataclass(frozen=True)
@@ -63,36 +47,11 @@ class Costs:
 def count_costs(program: Program) -> Costs:
     """Adds up what a program costs."""
     runs = program.runs()
-    fused = _fused(program)
-    flops = memory = 0.0
+    flops = 0.0
     for name, times in runs.items():
         computation = program.computations[name]
         flops += times * sum(_flops(computation, instruction) for instruction in computation)
-        if name not in fused:
-            memory += times * sum(_memory_bytes(program, computation, instruction) for instruction in computation)
-    return Costs(flops, memory, _collectives(program, runs))
-
-
-def _fused(program: Program) -> set[str]:
-    """Computations whose inner results never reach main memory."""
-    inside = {
-        callee
-        for computation in program.computations.values()
-        for instruction in computation
-        if instruction.opcode in ("fusion", "custom-call")
-        for callee in instruction.called("calls", "called_computations")
-    }
-    while True:
-        further = {
-            callee
-            for name in inside
-            if name in program.computations
-            for instruction in program.computations[name]
-            for callee in instruction.called("calls", "to_apply", "body")
-        } - inside
-        if not further:
-            return inside
-        inside |= further
+    return Costs(flops, memory_bytes(program, runs), _collectives(program, runs))
 
 
 def _flops(computation: Computation, instruction: Instruction) -> float:
@@ -153,50 +112,6 @@ def _valid_places(
         positions = range(start, start + output * stride, stride) if output else ()
         count += sum(1 for at in positions if at >= 0 and at % input_dilation == 0 and at // input_dilation < size)
     return count
-
-
-def _memory_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Bytes of main memory that an instruction reads and writes; slices of a larger array count as what is sliced."""
-    opcode = instruction.opcode
-    if opcode in FREE or opcode.endswith(ASYNCHRONOUS_END):
-        return 0.0
-    written = _in_memory(instruction)
-    if opcode.endswith("-start"):
-        return written / 2  # the result lists the source beside the target
-    if opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * written
-    if opcode == "dynamic-update-slice":
-        return 2 * _in_memory(computation.operands(instruction)[1])
-    operands = computation.operands(instruction)
-    if opcode != "fusion":
-        return written + sum(_in_memory(operand) for operand in operands)
-    inner = program.computations[instruction.called("calls")[0]]
-    parameters = {int(each.arguments): each for each in inner if each.opcode == "parameter"}
-    read = sum(
-        _read_of(inner, parameters[index], _in_memory(operand))
-        for index, operand in enumerate(operands)
-        if index in parameters
-    )
-    root = next(each for each in inner if each.is_root)
-    if root.opcode == "dynamic-update-slice":
-        written = min(written, _in_memory(inner.operands(root)[1]) or written)
-    return read + written
-
-
-def _in_memory(instruction: Instruction) -> float:
-    return sum(shape.bytes for shape in instruction.shapes if shape.in_main_memory)
-
-
-def _read_of(inner: Computation, parameter: Instruction, whole: float) -> float:
-    """How much of an operand a fusion reads: all of it, unless it only takes slices or writes into a part."""
-    users = [each for each in inner if parameter.name in each.operands]
-    sliced = 0.0
-    for user in users:
-        if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == parameter.name:
-            sliced += user.bytes
-        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name):
-            return whole
-    return min(whole, sliced)
 
 
 def _collectives(program: Program, runs: dict[str, float]) -> dict[str, Traffic]:

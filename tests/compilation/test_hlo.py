@@ -85,7 +85,9 @@ def test_what_the_compiler_knows_of_a_loop_comes_first():
 
 def test_parts_of_one_collective_count_once():
     line = "  %sum = f32[2,4]{1,0} all-reduce(%back)"
-    twice = LOOP.replace(line, line.replace("%sum", "%start_of_sum") + ", channel_id=3, replica_groups={{0,1,2,3}}\n" + line)
+    twice = LOOP.replace(
+        line, line.replace("%sum", "%start_of_sum") + ", channel_id=3, replica_groups={{0,1,2,3}}\n" + line
+    )
     assert count_costs(parse(twice)).collectives == count_costs(parse(LOOP)).collectives
 
 

@@ -1,0 +1,63 @@
+"""From a compiled program, or a compiler that gave up, to what people read."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlhf.compilation.ahead import Estimate, Memory, _memory_from_error, estimate
+from rlhf.compilation.costs import Costs, Traffic
+from rlhf.compilation.report import as_json, as_text
+from rlhf.parallel.chips import CHIPS, Chip
+
+GIB = 2**30
+KNOBS = {"arguments": "more chips", "temporaries": "smaller batches"}
+
+
+def made(memory: Memory, costs: Costs | None) -> Estimate:
+    return Estimate("train step", memory, costs, Chip(100.0, 16 * GIB, 50.0, 10.0), 1.0)
+
+
+def test_what_the_compiler_says_when_memory_does_not_suffice():
+    temporaries = _memory_from_error(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (191.76G) exceeds available"
+        " HBM (15.75G). HLO module: jit_f."
+    )
+    assert not temporaries.fits and temporaries.peak == temporaries.temporaries == 191.76 * GIB
+    everything = _memory_from_error(
+        "Ran out of memory in memory space hbm. Used 25.30G of 15.75G hbm. Exceeded by 9.55G."
+    )
+    assert (everything.peak, everything.capacity) == (25.30 * GIB, 15.75 * GIB)
+    assert _memory_from_error("INTERNAL: something else") is None
+
+
+def test_the_longest_time_bounds_a_run():
+    found = made(Memory(1, 1, 1, 3, 16 * GIB), Costs(200.0, 50.0, {"all-gather": Traffic(2, 40.0)}))
+    assert found.seconds == {"arithmetic": 2.0, "memory": 1.0, "network": 4.0}
+    assert found.bound == "network" and found.utilisation == 0.5
+    text = as_text([found], KNOBS)
+    assert "4,000.00 ms a run, bound by network: 50 %" in text and "all-gather" in text and "NOT FIT" not in text
+    (content,) = json.loads(json.dumps(as_json([found])))
+    assert content["fits"] and content["collectives"]["all-gather"] == {"count": 2, "bytes": 40.0}
+
+
+@pytest.mark.parametrize(
+    "memory, advice",
+    [
+        (Memory(14 * GIB, 0, 4 * GIB, 18 * GIB, 16 * GIB), "more chips"),
+        (Memory(4 * GIB, 0, 14 * GIB, 18 * GIB, 16 * GIB), "smaller batches"),
+        (Memory(None, None, 18 * GIB, 18 * GIB, 16 * GIB), "smaller batches"),
+    ],
+)
+def test_what_does_not_fit_says_by_how_much_and_what_helps(memory, advice):
+    text = as_text([made(memory, None)], KNOBS)
+    assert "does NOT FIT, by 2.00 GiB" in text and advice in text
+    assert "at best" not in text  # nothing is known of its speed
+
+
+def test_a_program_compiled_here():
+    lowered = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((64, 64), jnp.float32))
+    found, compiled = estimate("square", lowered, CHIPS["v5e"])
+    assert compiled is not None and found.costs.flops == 2 * 64**3
+    assert found.memory.arguments == found.memory.results == 64 * 64 * 4 and found.memory.fits
