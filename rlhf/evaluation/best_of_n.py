@@ -39,12 +39,51 @@ def best_of_n_estimate(
         raise UserError(
             "best_of_n: some proxy scores are NaN", fix="find the samples that the reward model cannot score."
         )
-    order = np.argsort(proxy, axis=-1)
-    proxy, gold = np.take_along_axis(proxy, order, axis=-1), np.take_along_axis(gold, order, axis=-1)
-    below, not_above = _tie_ranges(proxy)
+    gold, below, not_above = _ascending(proxy, gold)
     winning = _share_of_subsets_within(np.arange(samples + 1), samples, n)
     probability = (winning[not_above] - winning[below]) / (not_above - below)
     return np.sum(probability * gold, axis=-1)
+
+
+def best_of_n_variance(
+    proxy: Shaped[np.ndarray, "*prompts samples"], gold: Shaped[np.ndarray, "*prompts samples"], n: int
+) -> Float[np.ndarray, " *prompts"]:
+    """Variance of each of `best_of_n_estimate`'s values, by the jackknife over its N samples: what more samples would mend.
+
+    (N − 1)/N · Σ_i (θ_i − θ̄)², where θ_i is the estimate without sample i. For n = 1 that is s²/N, the variance of a mean; beyond,
+    the jackknife errs upwards on average (Efron and Stein, 1981), and most where n is near N.
+
+    Args:
+        proxy: what the best is chosen by.
+        gold: what it is judged by.
+        n: samples to choose from.
+
+    Returns:
+        One variance a prompt; NaN for n = N, where no sample can be spared.
+    """
+    proxy, gold = np.asarray(proxy, np.float64), np.asarray(gold, np.float64)
+    samples = proxy.shape[-1]
+    if n >= samples:
+        return np.full(proxy.shape[:-1], np.nan)
+    gold, below, not_above = _ascending(proxy, gold)
+    # The share of subsets of the other N − 1 samples that each of their ranks wins.
+    winning = _share_of_subsets_within(np.arange(samples), samples - 1, n)
+    won = np.append(np.diff(winning), 0.0)
+    shared = _mean_between(gold, below, not_above)
+    rank = np.arange(samples)
+    # Whoever ranks above the sample that is left out moves down one rank.
+    lower = _sums_before(won[rank] * shared)
+    upper = _sums_before(won[rank - 1] * shared)
+    others = not_above - below - 1
+    of_tied = (shared * (others + 1) - gold) / np.maximum(others, 1)
+    tied = np.where(others > 0, (winning[not_above - 1] - winning[below]) * of_tied, 0.0)
+    without = (
+        np.take_along_axis(lower, below, axis=-1)
+        + tied
+        + upper[..., -1:]
+        - np.take_along_axis(upper, not_above, axis=-1)
+    )
+    return (samples - 1) * np.var(without, axis=-1)
 
 
 def best_of_n_kl_bound(n: Shaped[np.ndarray, " *shape"] | int) -> Float[np.ndarray, " *shape"]:
@@ -81,6 +120,26 @@ def best_of_n_kl_estimate(winner_log_probs: Float[np.ndarray, " *winners"], n: i
     rest = -np.expm1(n * log_other)
     estimate = never * (best_of_n_kl_bound(n) + (n - 1) * log_other) + rest * np.log(rest / probability)
     return np.where(certain, 0.0, estimate)
+
+
+def _ascending(
+    proxy: Float[np.ndarray, "*prompts samples"], gold: Float[np.ndarray, "*prompts samples"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gold scores in ascending order of proxy scores, and each sample's `_tie_ranges`."""
+    order = np.argsort(proxy, axis=-1)
+    return np.take_along_axis(gold, order, axis=-1), *_tie_ranges(np.take_along_axis(proxy, order, axis=-1))
+
+
+def _sums_before(values: Float[np.ndarray, "*prompts samples"]) -> Float[np.ndarray, "*prompts one_more"]:
+    """Sums of the first 0, 1, … N values."""
+    return np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
+
+
+def _mean_between(values: np.ndarray, start: np.ndarray, stop: np.ndarray) -> Float[np.ndarray, "*prompts samples"]:
+    """Mean of values[start:stop] for each sample."""
+    sums = _sums_before(values)
+    total = np.take_along_axis(sums, stop, axis=-1) - np.take_along_axis(sums, start, axis=-1)
+    return total / (stop - start)
 
 
 def _tie_ranges(ascending: Float[np.ndarray, "*prompts samples"]) -> tuple[np.ndarray, np.ndarray]:

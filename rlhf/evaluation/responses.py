@@ -32,6 +32,7 @@ class ScoredResponses:
         prompt_index: the prompt's index in its data set.
         texts: the responses, decoded.
         lengths: response tokens, the end token included.
+        log_probs: log-probability of each response as a whole under the distribution it was drawn from, in nats.
         log_ratio: log π(y|x) − log π_ref(y|x) in nats, whose mean is the KL; zeros without a reference.
         scores: each reward model's score by name, and "combined" when both are there.
     """
@@ -39,6 +40,7 @@ class ScoredResponses:
     prompt_index: Int[np.ndarray, " responses"]
     texts: list[str]
     lengths: Int[np.ndarray, " responses"]
+    log_probs: Float[np.ndarray, " responses"]
     log_ratio: Float[np.ndarray, " responses"]
     scores: dict[str, Float[np.ndarray, " responses"]]
 
@@ -138,6 +140,7 @@ class ScoredSampler:
             prompt_index=np.asarray(prompts.index)[order],
             texts=decode_all(self.tokenizer, responses.tokens, responses.mask),
             lengths=responses.mask.sum(axis=1),
+            log_probs=responses.log_probs.sum(axis=1),
             log_ratio=log_ratio,
             scores=scores,
         )

@@ -1,20 +1,23 @@
 """Best-of-n: sample n responses, keep the one that the reward models like best. The baseline for every policy (2112.09332).
 
 N responses a prompt are sampled once; from these, every n ≤ N gets the unbiased estimate of what its chosen answer scores, by the
-reward models and by gold. The distance from the policy is the upper bound log n − (n−1)/n (2401.01879), so
-that n is paid for in nats too.
+reward models and by gold. The distance from the policy is the upper bound log n − (n − 1)/n, so that n is paid for in nats too;
+beside it stands the closer estimate from how likely the chosen answers are (both 2401.01879). The chosen answers can be written as
+demonstrations, to teach a policy what choosing gained (rejection sampling, 2307.09288, section 3.2.3).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from rlhf.data.lengths import TooLong
+from rlhf.data.records import Message, Prompt
 from rlhf.data.sources import DataConfig, load_prompts
 from rlhf.errors import UserError, require_positive
-from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound
+from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_kl_estimate, best_of_n_variance
 from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval
 from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
@@ -23,7 +26,7 @@ from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
-from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json
+from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json, write_jsonl
 from rlhf.stages.setup import (
     batch_placer,
     check_context,
@@ -56,6 +59,7 @@ class Config:
         n: the numbers to report; the largest is the number of samples a prompt. The curve in
             best_of_n.json also has the powers of two.
         sampling: distribution to sample from.
+        write_chosen: write each prompt's best answer of all samples to chosen.jsonl, which `rlhf sft --data.path` reads.
         response_length: longest response in tokens.
         batch_size: responses sampled at once.
         mesh: how devices are laid out.
@@ -75,6 +79,7 @@ class Config:
     too_long: TooLong = "error"
     n: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    write_chosen: bool = False
     response_length: int = 48
     batch_size: int = 64
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -107,7 +112,9 @@ def run(config: Config) -> dict[str, Any]:
         max_length=config.max_prompt_length,
         too_long=config.too_long,
     )
-    contexts = {"policy": policy.config} | {f"{name} model": model.transformer.config for name, model in reward_models.items()}
+    contexts = {"policy": policy.config} | {
+        f"{name} model": model.transformer.config for name, model in reward_models.items()
+    }
     check_context("response_length", config.response_length, batch, contexts)
     sampler = ScoredSampler(
         policy,
@@ -130,7 +137,12 @@ def run(config: Config) -> dict[str, Any]:
     powers_of_two = {1 << power for power in range(repeats.bit_length())}
     curve = {
         f"best_of_{n}": {"n": n, "kl": exactly(float(best_of_n_kl_bound(n)))}
-        | estimate_columns(proxy.reshape(-1, repeats), columns, n, config.seed)
+        | estimate_columns(
+            proxy.reshape(-1, repeats),
+            columns | {"kl_estimate": best_of_n_kl_estimate(responses.log_probs, n)},
+            n,
+            config.seed,
+        )
         for n in sorted(powers_of_two | set(config.n))
     }
     write_json(folder.path / "best_of_n.json", curve)
@@ -140,21 +152,37 @@ def run(config: Config) -> dict[str, Any]:
             measures = {name: value["value"] for name, value in values.items() if name != "n"}
             tracker.log(values["n"], measures)
         tracker.table("samples", 0, sample_rows(prompts, responses, proxy, columns, repeats))
+    if config.write_chosen:
+        write_jsonl(folder.path / "chosen.jsonl", chosen_answers(prompts, responses, proxy, repeats))
     return close_folder(folder, {"prompts": len(prompts), "samples_per_prompt": repeats, "estimates": estimates})
 
 
 def estimate_columns(
     proxy: np.ndarray, columns: dict[str, np.ndarray], n: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Mean over prompts of what the best of n scores in each column, with a bootstrap interval over prompts."""
+    """Mean over prompts of what the best of n scores in each column, with a bootstrap interval over prompts.
+
+    Beside it two standard errors: "standard_error", of the mean over prompts such as these, and its part that only more samples a
+    prompt would mend, "sampling_error"; null for n = N, where it cannot be told.
+    """
     result = {}
     for name, values in columns.items():
         values = values.reshape(proxy.shape)
         defined = ~np.isnan(values).any(axis=1)
         if defined.any():
             per_prompt = best_of_n_estimate(proxy[defined], values[defined], n)
-            result[name] = bootstrap_interval(per_prompt, seed=seed)
+            result[name] = bootstrap_interval(per_prompt, seed=seed) | {
+                "standard_error": float(per_prompt.std(ddof=1) / len(per_prompt) ** 0.5)
+                if len(per_prompt) > 1
+                else None,
+                "sampling_error": sampling_error(best_of_n_variance(proxy[defined], values[defined], n)),
+            }
     return result
+
+
+def sampling_error(variance: np.ndarray) -> float | None:
+    """Standard error of the mean over prompts of values with these variances; None where they are not known."""
+    return None if np.isnan(variance).any() else float(np.sqrt(variance.sum()) / len(variance))
 
 
 def exactly(value: float) -> dict[str, float]:
@@ -171,4 +199,16 @@ def sample_rows(prompts, responses: ScoredResponses, proxy, columns, repeats: in
         for n, row in ((1, first), (repeats, best)):
             values = {name: float(values[row]) for name, values in columns.items()}
             rows.append({"prompt": prompt.messages[-1].content, "n": n, "response": responses.texts[row], **values})
+    return rows
+
+
+def chosen_answers(
+    prompts: Sequence[Prompt], responses: ScoredResponses, proxy: np.ndarray, repeats: int
+) -> list[dict[str, Any]]:
+    """Each prompt with the best of its answers, as a dialogue to imitate."""
+    rows = []
+    for number, prompt in enumerate(prompts):
+        best = number * repeats + int(np.argmax(proxy[number * repeats : (number + 1) * repeats]))
+        turns = [*prompt.messages, Message("assistant", responses.texts[best])]
+        rows.append({"messages": [asdict(turn) for turn in turns], "reward": float(proxy[best]), "chosen_of": repeats})
     return rows

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     with explaining_full_disk(path):
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a JSONL file whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    with explaining_full_disk(path):
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         partial.replace(path)
 
 

@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.errors import UserError
-from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_kl_estimate
+from rlhf.evaluation.best_of_n import (
+    best_of_n_estimate,
+    best_of_n_kl_bound,
+    best_of_n_kl_estimate,
+    best_of_n_variance,
+)
 
 
 def mean_over_all_subsets(proxy, gold, n):
@@ -34,6 +39,29 @@ def test_equals_the_mean_over_all_subsets_with_ties_shared(data, samples):
     assert best_of_n_estimate(proxy, gold, n) == pytest.approx(expected, abs=1e-12)
     order = np.random.default_rng(0).permutation(samples)
     assert best_of_n_estimate(proxy[order], gold[order], n) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), samples=st.integers(2, 7))
+def test_variance_is_that_of_leaving_out_each_sample_in_turn(data, samples):
+    numbers = st.lists(st.integers(0, 3), min_size=samples, max_size=samples)
+    proxy, gold = (np.asarray(data.draw(numbers), float) for _ in range(2))
+    n = data.draw(st.integers(1, samples - 1))
+    kept = [[other for other in range(samples) if other != left_out] for left_out in range(samples)]
+    without = np.array([mean_over_all_subsets(proxy[rest], gold[rest], n) for rest in kept])
+    expected = (samples - 1) / samples * np.sum(np.square(without - without.mean()))
+    assert best_of_n_variance(proxy, gold, n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_variance_is_the_means_own_for_one_and_close_to_the_truth_for_more():
+    random = np.random.default_rng(0)
+    proxy = random.normal(size=(4000, 16))
+    gold = 0.6 * proxy + random.normal(size=proxy.shape)
+    np.testing.assert_allclose(best_of_n_variance(proxy, gold, 1), gold.var(axis=1, ddof=1) / 16)
+    assert np.isnan(best_of_n_variance(proxy, gold, 16)).all()
+    # All rows are draws of one prompt, so that the scatter of their estimates is the variance itself.
+    truth = best_of_n_estimate(proxy, gold, 4).var()
+    assert truth * 0.95 < best_of_n_variance(proxy, gold, 4).mean() < truth * 1.25
 
 
 def test_prompts_are_estimated_each_for_itself_and_the_extremes_are_mean_and_winner():

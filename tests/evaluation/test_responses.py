@@ -108,11 +108,14 @@ def test_every_number_is_that_of_prompt_and_response(sampled, networks, prompts,
         logits = np.asarray(model.logits(model(padded, segments.astype(np.int32))), np.float64) / TEMPERATURE
         return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
-    difference = log_probs(policy) - log_probs(reference)
+    sampled_from = log_probs(policy)
+    difference = sampled_from - log_probs(reference)
     for number, row in enumerate(rows):
         prompt_length = LENGTHS[number // 2]
         ratio = sum(difference[number, place - 1, row[place]] for place in range(prompt_length, len(row)))
         assert responses.log_ratio[number] == pytest.approx(ratio, abs=1e-4)
+        whole = sum(sampled_from[number, place - 1, row[place]] for place in range(prompt_length, len(row)))
+        assert responses.log_probs[number] == pytest.approx(whole, abs=1e-4)
         assert responses.lengths[number] == len(row) - prompt_length
     for name, scorer in reward_models.items():
         everywhere = np.asarray(scorer(padded, segments.astype(np.int32)))

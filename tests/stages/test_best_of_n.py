@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf.data.sources import DataConfig
+from rlhf.data.sources import DataConfig, load_demonstrations
+from rlhf.evaluation.best_of_n import best_of_n_kl_estimate
+from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.stages import best_of_n
@@ -25,6 +27,8 @@ def config(folders, world, tmp_path_factory) -> best_of_n.Config:
         safety=folders.safety,
         data=DataConfig(path=str(world / "prompts_held_out.jsonl")),
         n=[1, 3, SAMPLES],
+        write_chosen=True,
+        sampling=SamplingConfig(top_k=2),
         response_length=6,
         batch_size=16,
         mesh=MeshConfig(data=1),
@@ -76,6 +80,39 @@ def test_kl_is_the_bound_for_n(finished, config):
     assert [entry["n"] for entry in curve.values()] == [1, 2, 3, 4, 5]  # asked for, and powers of two
     for entry in curve.values():
         assert entry["kl"]["value"] == pytest.approx(math.log(entry["n"]) - (entry["n"] - 1) / entry["n"], abs=1e-6)
+
+
+def test_the_estimated_kl_is_the_mean_over_the_winners_of_all_subsets(finished, config):
+    curve = json.loads((Path(config.output) / "best_of_n.json").read_text())
+    proxy = finished[1]["columns"]["reward"].reshape(-1, SAMPLES)
+    log_probs = finished[1]["responses"].log_probs.reshape(-1, SAMPLES)
+    for n in (2, 3):
+        values = best_of_n_kl_estimate(log_probs, n)
+        expected = np.mean([by_subsets(proxy[row], values[row], n) for row in range(len(proxy))])
+        entry = curve[f"best_of_{n}"]
+        assert entry["kl_estimate"]["value"] == pytest.approx(expected, rel=1e-4)
+        assert 0 < entry["kl_estimate"]["value"] < (1 - 1e-5) * entry["kl"]["value"]  # of two tokens each: samples repeat
+
+
+def test_errors_say_what_more_prompts_and_what_more_samples_would_mend(finished):
+    columns = finished[1]["columns"]
+    rewards = columns["reward"].astype(np.float64).reshape(-1, SAMPLES)
+    entry = finished[0]["estimates"]["best_of_1"]["reward"]
+    assert entry["standard_error"] == pytest.approx(np.std(rewards.mean(axis=1), ddof=1) / np.sqrt(len(rewards)))
+    within = rewards.var(axis=1, ddof=1) / SAMPLES
+    assert entry["sampling_error"] == pytest.approx(np.sqrt(within.sum()) / len(rewards))
+    assert finished[0]["estimates"][f"best_of_{SAMPLES}"]["reward"]["sampling_error"] is None
+
+
+def test_chosen_answers_can_be_learned_from(finished, config):
+    demonstrations = load_demonstrations(DataConfig(path=str(Path(config.output) / "chosen.jsonl")))
+    proxy = finished[1]["columns"]["reward"].reshape(-1, SAMPLES)
+    texts = np.array(finished[1]["responses"].texts).reshape(-1, SAMPLES)
+    assert len(demonstrations) == len(proxy)
+    for number, (demonstration, prompt) in enumerate(zip(demonstrations, finished[1]["prompts"], strict=True)):
+        assert demonstration.messages[:-1] == prompt.messages
+        assert demonstration.messages[-1].content == texts[number, proxy[number].argmax()]
+        assert demonstration.metadata["reward"] == pytest.approx(proxy[number].max(), rel=1e-6)
 
 
 def test_samples_show_the_first_and_the_best(finished, config):
