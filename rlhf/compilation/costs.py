@@ -157,7 +157,7 @@ def group_size(attributes: str) -> int:
         return len(found.group(1).split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(found.group(1))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
         members = 1
         for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found.group(2)):

@@ -1,5 +1,6 @@
 """Estimates of programs as text for people and as JSON."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -47,26 +48,26 @@ def as_text(estimates: Sequence[Estimate], knobs: dict[str, str]) -> str:
 def _paragraph(estimate: Estimate, knobs: dict[str, str]) -> list[str]:
     memory = estimate.memory
     parts = {"arguments": memory.arguments, "results": memory.results, "temporaries": memory.temporaries}
-    described = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+    described = ", ".join(f"{name} {_binary(size)}" for name, size in parts.items())
     lines = [
         f"{estimate.name} (compiled in {estimate.compile_seconds:.0f} s), for each chip:",
-        f"  memory       {_gib(memory.peak)} of {_gib(memory.capacity)} GiB: {described}",
+        f"  memory       {_binary(memory.peak)} of {_binary(memory.capacity)}: {described}",
     ]
     if not memory.fits:
         lines += [
-            f"               does NOT FIT, by {_gib(memory.peak - memory.capacity)} GiB",
+            f"               does NOT FIT, by {_binary(memory.peak - memory.capacity)}",
             *_advice(estimate, knobs),
         ]
     if estimate.costs is None:
         return lines
     costs, seconds = estimate.costs, estimate.seconds
     lines += [
-        f"  arithmetic   {costs.flops / 1e12:,.2f} TFLOP: {_milliseconds(seconds['arithmetic'])}",
-        f"  main memory  {costs.memory_bytes / 1e9:,.2f} GB: {_milliseconds(seconds['memory'])}",
-        f"  network      {costs.network_bytes / 1e9:,.2f} GB sent: {_milliseconds(seconds['network'])}",
+        f"  arithmetic   {_decimal(costs.flops)}FLOP: {_milliseconds(seconds['arithmetic'])}",
+        f"  main memory  {_decimal(costs.memory_bytes)}B: {_milliseconds(seconds['memory'])}",
+        f"  network      {_decimal(costs.network_bytes)}B sent: {_milliseconds(seconds['network'])}",
     ]
     for kind, traffic in sorted(costs.collectives.items(), key=lambda item: -item[1].bytes):
-        lines.append(f"    {kind:<20}{traffic.bytes / 1e9:10,.3f} GB in {traffic.count:,.0f}")
+        lines.append(f"    {kind:<20}{_decimal(traffic.bytes):>10}B in {traffic.count:,.0f}")
     slowest = max(seconds.values())
     lines.append(
         f"  at best      {_milliseconds(slowest)} a run, bound by {estimate.bound}:"
@@ -83,9 +84,19 @@ def _advice(estimate: Estimate, knobs: dict[str, str]) -> list[str]:
     return [f"               most of it is {larger}; try: {knobs[larger]}"]
 
 
-def _gib(size: float | None) -> str:
-    return UNKNOWN if size is None else f"{size / 2**30:,.2f}"
+def _binary(size: float | None) -> str:
+    """Bytes in the largest unit of 1024 that leaves at least 1."""
+    if size is None:
+        return UNKNOWN
+    power = min(3, int(math.log(max(size, 1), 1024)))
+    return f"{size / 1024**power:,.2f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def _decimal(amount: float) -> str:
+    """A number and a prefix, largest first: 90.0 T."""
+    power = min(4, int(math.log(max(amount, 1), 1000)))
+    return f"{amount / 1000**power:,.2f} {('', 'k', 'M', 'G', 'T')[power]}"
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:,.2f} ms"
+    return f"{1e3 * seconds:,.3f} ms" if seconds < 0.01 else f"{1e3 * seconds:,.1f} ms"

@@ -37,7 +37,7 @@ def test_the_longest_time_bounds_a_run():
     assert found.seconds == {"arithmetic": 2.0, "memory": 1.0, "network": 4.0}
     assert found.bound == "network" and found.utilisation == 0.5
     text = as_text([found], KNOBS)
-    assert "4,000.00 ms a run, bound by network: 50 %" in text and "all-gather" in text and "NOT FIT" not in text
+    assert "4,000.0 ms a run, bound by network: 50 %" in text and "all-gather" in text and "NOT FIT" not in text
     (content,) = json.loads(json.dumps(as_json([found])))
     assert content["fits"] and content["collectives"]["all-gather"] == {"count": 2, "bytes": 40.0}
 
@@ -53,6 +53,7 @@ def test_the_longest_time_bounds_a_run():
 def test_what_does_not_fit_says_by_how_much_and_what_helps(memory, advice):
     text = as_text([made(memory, None)], KNOBS)
     assert "does NOT FIT, by 2.00 GiB" in text and advice in text
+    assert "of 16.00 GiB" in text
     assert "at best" not in text  # nothing is known of its speed
 
 

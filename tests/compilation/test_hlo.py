@@ -99,6 +99,7 @@ def test_parts_of_one_collective_count_once():
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={1}", 2),
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
         ("replica_groups=mesh['a'=8] {'a':(2)4}", 4),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}, dimensions={1}", 4),
     ],
 )
 def test_group_sizes(groups, size):

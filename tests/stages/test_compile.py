@@ -1,0 +1,115 @@
+"""Compiling ahead: the shapes and the program are those of the stage itself."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from rlhf.cli import main
+from rlhf.errors import UserError
+from rlhf.models.adapters.config import AdapterConfig
+from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.partition import trained
+from rlhf.models.source import ModelSource, load_policy
+from rlhf.parallel.chips import CHIPS
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.topology import Topology
+from rlhf.stages import compile as ahead
+from rlhf.stages import sft
+from rlhf.stages.outlines import Outlines
+from rlhf.stages.setup import place_model
+from rlhf.training.loop import LoopConfig
+from rlhf.training.optimizer import OptimizerConfig, make_optimizer
+from rlhf.training.state import abstract_like, create_train_state, outline_train_state
+from rlhf.training.step import TrainStep
+
+TINY = ModelConfig(vocab_size=64, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, context=32)
+MESH = MeshConfig(data=2, fsdp=4)
+CONFIG = sft.Config(
+    model=ModelSource(architecture=TINY), max_length=16, loop=LoopConfig(steps=10, batch_size=8), mesh=MESH
+)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MESH)
+
+
+@pytest.fixture(scope="module")
+def states(mesh):
+    """(graph definition, train state) as a stage makes it, and as it is made of shapes."""
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    model = place_model(load_policy(CONFIG.model, 0), mesh)
+    outlined = Outlines(mesh, ComputeConfig()).policy(CONFIG.model)
+    return create_train_state(model, optimizer), outline_train_state(outlined, optimizer, nnx.Param, mesh)
+
+
+def test_shapes_and_layout_are_those_of_the_real_state(states):
+    (_, real), (_, outlined) = states
+    real = abstract_like(real)
+    assert jax.tree.structure(real) == jax.tree.structure(outlined)
+    for expected, found in zip(jax.tree.leaves(real), jax.tree.leaves(outlined), strict=True):
+        assert (expected.shape, expected.dtype) == (found.shape, found.dtype)
+        assert expected.sharding.is_equivalent_to(found.sharding, len(expected.shape))
+
+
+def test_the_program_is_that_of_the_stage(states, mesh):
+    loss, shapes = ahead._loss_and_batch(CONFIG, mesh)
+    batch = jax.tree.map(lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), shapes)
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    with jax.set_mesh(mesh):
+        texts = [
+            TrainStep(definition, loss, optimizer).lower(state, rows).as_text()
+            for (definition, state), rows in zip(states, (batch, shapes), strict=True)
+        ]
+    assert texts[0] == texts[1]
+
+
+def test_models_on_one_base_share_their_shapes(mesh, tmp_path, monkeypatch):
+    outlines = Outlines(mesh, ComputeConfig())
+    monkeypatch.setattr(Outlines, "_config", lambda self, folder: TINY)
+    monkeypatch.setattr("rlhf.stages.outlines.resolve_model_folder", lambda folder: tmp_path / folder)
+    source = ModelSource(init_from="base", adapter=AdapterConfig())
+    policy, reference = outlines.policy(source), outlines.reference(source)
+    _, adapter, frozen = nnx.split(policy, trained(policy), ...)
+    known = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference))}
+    assert all(id(leaf) in known for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1)
+    assert adapter and not any(id(leaf) in known for leaf in jax.tree.leaves(adapter))
+
+
+def test_what_is_said_of_a_train_step(mesh):
+    topology = Topology("cpu", CHIPS["v5e"], list(mesh.devices.flat))
+    with jax.set_mesh(mesh):
+        (found,) = ahead.supervised_programs(CONFIG, mesh, topology)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(load_policy(CONFIG.model, 0), nnx.Param)))
+    tokens = 8 * 16 / 8
+    assert 6 * parameters * tokens < found.costs.flops < 12 * parameters * tokens  # a backward pass is two forward ones
+    assert found.costs.collectives and found.memory.fits
+    assert found.memory.arguments > 3 * 4 * parameters / 4  # parameters and two moments, over four parts
+
+
+def test_the_command_asks_for_what_it_needs(capsys):
+    assert main(["compile", "--stage", "sft"]) == 2
+    assert "--topology" in capsys.readouterr().err
+    assert main(["compile", "--topology=v5e:4x4", "--stage=world"]) == 2
+    assert "pretrain, sft, reward, ppo" in capsys.readouterr().err
+    assert main(["compile", "--help", "--stage=ppo"]) == 0
+    assert "--ppo.clip_range" in capsys.readouterr().out
+
+
+def test_a_batch_that_does_not_divide_is_refused(mesh):
+    topology = Topology("cpu", CHIPS["v5e"], list(mesh.devices.flat))
+    config = sft.Config(model=CONFIG.model, loop=LoopConfig(steps=1, batch_size=6), mesh=MESH)
+    with pytest.raises(UserError, match=r"loop\.batch_size"):
+        list(ahead.supervised_programs(config, mesh, topology))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_for_a_real_slice(capsys):
+    model = "{vocab_size: 64, width: 128, layers: 2, heads: 2, mlp_width: 128}"
+    words = [f"--model.architecture={model}", "--mesh.fsdp=4", "--loop.batch_size=8", "--max_length=128"]
+    assert main(["compile", "--topology", "v5e:2x2", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "train step" in printed and "all-gather" in printed and "at best" in printed
