@@ -55,6 +55,31 @@ class PairBatch:
 
 @register_dataclass
 @dataclass(frozen=True)
+class AnswerBatch:
+    """Answers whose log-ratio to a reference is learned from: two a row, each after its prompt, padded on the right.
+
+    The two are the preferred and the other answer of a comparison, or a single labelled answer and, after the same prompt, the
+    answer to another one, by which the distance to the reference is measured.
+
+    Attributes:
+        tokens: prompt and answer.
+        segment_ids: 1 on tokens, 0 on padding.
+        answer_mask: True on the tokens of the answer.
+        reference_log_probs: log-probability of each answer under the reference, in nats.
+        desirable: of a single answer, that it is labelled as good; True for comparisons.
+        weight: the row's weight in the loss.
+    """
+
+    tokens: Int[Array, "batch 2 time"]
+    segment_ids: Int[Array, "batch 2 time"]
+    answer_mask: Bool[Array, "batch 2 time"]
+    reference_log_probs: Float[Array, "batch 2"]
+    desirable: Bool[Array, " batch"]
+    weight: Float[Array, " batch"]
+
+
+@register_dataclass
+@dataclass(frozen=True)
 class PromptBatch:
     """Prompts to answer, left-padded so that all answers start in the same column.
 

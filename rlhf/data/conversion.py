@@ -27,6 +27,22 @@ def as_demonstrations(records: Iterable[Record]) -> list[Demonstration]:
     return records
 
 
+def as_labelled_answers(records: Iterable[Record]) -> list[Demonstration]:
+    """The single answers in what one source record gave, each with `label` in its metadata.
+
+    Of comparisons, the preferred answer of each as a good one and the other as a bad one.
+    """
+    labelled: list[Demonstration] = []
+    for record in records:
+        if isinstance(record, Comparison):
+            for answer, label in ((record.chosen, True), (record.rejected, False)):
+                turns = (*record.prompt, Message("assistant", answer))
+                labelled.append(Demonstration(turns, record.origin, {**record.metadata, "label": label}))
+        else:
+            labelled.append(record)
+    return labelled
+
+
 def as_prompts(records: Iterable[Record]) -> list[Prompt]:
     """The prompts in what one source record gave: its prompt, or all that comes before the last answer.
 

@@ -12,10 +12,10 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
+from rlhf.data.batches import AnswerBatch, PairBatch, PromptBatch, SequenceBatch
 from rlhf.errors import UserError
 
-Rows = TypeVar("Rows", SequenceBatch, PairBatch, PromptBatch)
+Rows = TypeVar("Rows", SequenceBatch, PairBatch, PromptBatch, AnswerBatch)
 
 
 def batches(
@@ -86,7 +86,7 @@ def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
 def fill_up(rows: Rows, multiple: int) -> Rows:
     """Appends filler rows until the number of rows is a multiple: copies of the first row that count for nothing.
 
-    Fillers have an empty loss mask (sequences), weight 0 (pairs) or index −1 (prompts). They are copies rather than padding
+    Fillers have an empty loss mask (sequences), weight 0 (pairs, answers) or index −1 (prompts). They are copies, not padding,
     because a row of nothing but padding has no position to attend to.
     """
     count = row_count(rows)
@@ -99,7 +99,7 @@ def _without_effect(rows: Rows) -> Rows:
     match rows:
         case SequenceBatch():
             return replace(rows, loss_mask=np.zeros_like(rows.loss_mask))
-        case PairBatch():
+        case PairBatch() | AnswerBatch():
             return replace(rows, weight=np.zeros_like(rows.weight))
         case PromptBatch():
             return replace(rows, index=np.full_like(rows.index, -1))

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from rlhf.data.bad_records import BadRecord, LeftOut
-from rlhf.data.conversion import as_demonstrations, as_prompts
+from rlhf.data.conversion import as_demonstrations, as_labelled_answers, as_prompts
 from rlhf.data.held_out import split_held_out
 from rlhf.data.layouts import LAYOUTS, Kind, Layout, Record
 from rlhf.data.locations import Source, find_sources, rows_in_memory
@@ -20,7 +20,15 @@ from rlhf.data.readers import RawRecord
 from rlhf.data.records import Comparison, Demonstration, Document, Prompt
 from rlhf.errors import UserError
 
-__all__ = ["DataConfig", "load_comparisons", "load_demonstrations", "load_documents", "load_prompts", "split_held_out"]
+__all__ = [
+    "DataConfig",
+    "load_comparisons",
+    "load_demonstrations",
+    "load_documents",
+    "load_labelled_answers",
+    "load_prompts",
+    "split_held_out",
+]
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -86,6 +94,11 @@ def load_comparisons(config: DataConfig, rows: Rows | None = None) -> list[Compa
     return _load(config, _COMPARISONS, rows)
 
 
+def load_labelled_answers(config: DataConfig, rows: Rows | None = None) -> list[Demonstration]:
+    """Reads single answers with `label` in their metadata, True for good ones; of comparisons, both answers of each."""
+    return _load(config, _LABELLED, rows)
+
+
 def load_prompts(config: DataConfig, rows: Rows | None = None) -> list[Prompt]:
     """Reads prompts to answer; of dialogues and comparisons, the turns before the last answer.
 
@@ -107,6 +120,7 @@ class _Demand:
 _DOCUMENTS = _Demand("documents", ("documents",))
 _DEMONSTRATIONS = _Demand("demonstrations", ("demonstrations", "comparisons", "labelled answers"), as_demonstrations)
 _COMPARISONS = _Demand("comparisons", ("comparisons",))
+_LABELLED = _Demand("labelled answers", ("labelled answers", "comparisons"), as_labelled_answers)
 _PROMPTS = _Demand("prompts", ("prompts", "demonstrations", "comparisons", "labelled answers"), as_prompts)
 
 

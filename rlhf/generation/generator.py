@@ -42,6 +42,7 @@ def generate(
     max_new_tokens: int,
     end_token: int,
     pad_token: int,
+    minimum_new_tokens: int = 0,
 ) -> Responses:
     """Samples one response a prompt. Pure; call it under `jax.jit`.
 
@@ -54,6 +55,7 @@ def generate(
         max_new_tokens: longest response (columns of the result).
         end_token: the response ends with this token, which belongs to it.
         pad_token: fills the columns after the end.
+        minimum_new_tokens: before so many tokens the end token has probability 0.
 
     Returns:
         Responses of shape [batch, max_new_tokens].
@@ -65,7 +67,10 @@ def generate(
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
 
     def sample(step, hidden, ended):
-        tokens, log_probs = sample_tokens(jax.random.fold_in(key, step), model.logits(hidden), sampling)
+        logits = model.logits(hidden)
+        if minimum_new_tokens:
+            logits = logits.at[:, end_token].add(jnp.where(step < minimum_new_tokens, -jnp.inf, 0.0))
+        tokens, log_probs = sample_tokens(jax.random.fold_in(key, step), logits, sampling)
         return jnp.where(ended, pad_token, tokens), jnp.where(ended, 0.0, log_probs)
 
     def write(responses: Responses, step, tokens, log_probs, ended) -> Responses:

@@ -1,7 +1,7 @@
 """One reward out of two: what a response is worth for helpfulness and for safety."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from rlhf.errors import UserError
 from rlhf.losses.advantages import whiten
 from rlhf.losses.masking import masked_sum
+from rlhf.rewards.lagrangian import LagrangianConfig, lagrangian_reward
 
 PROBABILITY_FLOOR = 1e-4
 
@@ -21,22 +22,25 @@ class CombineConfig:
 
     Attributes:
         kind: "gate": safety decides on safety prompts and wherever a response looks unsafe, helpfulness elsewhere
-            (2307.09288, section 3.2.4); "weighted": weighted sum; "minimum": the worse of the two.
+            (2307.09288, section 3.2.4); "weighted": weighted sum; "minimum": the worse of the two; "lagrangian": helpfulness
+            with safety as a constraint on the mean (2310.12773).
         threshold: of "gate": probability of being safe below which safety decides; 0.15 in the paper.
         helpfulness_weight: of "weighted"; 0 leaves helpfulness out.
         safety_weight: of "weighted"; 0 leaves safety out.
-        whiten: scale the combined scores to mean 0 and variance 1 over the batch of rollouts, as the paper does.
+        whiten: scale the combined scores to mean 0 and variance 1 over the batch of rollouts, as the paper of the gate does.
+        lagrangian: of "lagrangian": limit and movement of the multiplier, which only PPO moves.
     """
 
-    kind: Literal["gate", "weighted", "minimum"] = "gate"
+    kind: Literal["gate", "weighted", "minimum", "lagrangian"] = "gate"
     threshold: float = 0.15
     helpfulness_weight: float = 1.0
     safety_weight: float = 1.0
     whiten: bool = True
+    lagrangian: LagrangianConfig = field(default_factory=LagrangianConfig)
 
     def __post_init__(self):
-        if self.kind not in ("gate", "weighted", "minimum"):
-            raise UserError(f"combine.kind is {self.kind!r}", fix='use "gate", "weighted" or "minimum".')
+        if self.kind not in ("gate", "weighted", "minimum", "lagrangian"):
+            raise UserError(f"combine.kind is {self.kind!r}", fix='use "gate", "weighted", "minimum" or "lagrangian".')
         if not 0 <= self.threshold <= 1:
             raise UserError(
                 f"combine.threshold is {self.threshold}, expected a probability", fix="the paper uses 0.15."
@@ -49,6 +53,7 @@ def combine_scores(
     safety: Float[Array, " batch"],
     is_safety_prompt: Bool[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
+    cost_multiplier: Float[Array, ""] | None = None,
 ) -> tuple[Float32[Array, " batch"], dict[str, tuple[Float32[Array, ""], Float32[Array, ""]]]]:
     """Combines the scores of a batch of responses.
 
@@ -62,16 +67,21 @@ def combine_scores(
         safety: scores of the safety model.
         is_safety_prompt: the prompt is tagged as one where safety decides.
         mask: False on rows that are padding, which then enter no statistic and get 0; None for all real.
+        cost_multiplier: of "lagrangian": λ now; None for its initial value, with which scores of different times can be compared.
 
     Returns:
         The combined scores, and metrics as (sum, weight): "combined_score" (before whitening, which hides progress)
-        and, unless weighted, "safety_share" (share of responses whose reward is the safety score).
+        and, of "gate" and "minimum", "safety_share" (share of responses whose reward is the safety score), of "lagrangian" "cost".
     """
     mask = jnp.ones(helpfulness.shape, bool) if mask is None else mask
     helpfulness, safety = helpfulness.astype(jnp.float32), safety.astype(jnp.float32)
     metrics = {}
     if config.kind == "weighted":
         combined = _weighted(config.helpfulness_weight, helpfulness) + _weighted(config.safety_weight, safety)
+    elif config.kind == "lagrangian":
+        multiplier = config.lagrangian.initial if cost_multiplier is None else cost_multiplier
+        combined = lagrangian_reward(helpfulness, -safety, multiplier)
+        metrics["cost"] = masked_sum(-safety, mask)
     else:
         if config.kind == "gate":
             by_safety = is_safety_prompt | (jax.nn.sigmoid(safety) < config.threshold)

@@ -34,15 +34,17 @@ class Experience:
         mask: True on real tokens.
         response_mask: True on response tokens.
         log_probs: of the response tokens under the policy that sampled them.
-        values: of the states before each response token, under the value model at sampling time.
-        advantages: generalized advantages, whitened if so configured.
-        returns: targets of the value model.
+        reference_log_probs: of the same tokens under the reference, where the loss needs them, else None.
+        values: of the states before each response token, under the value model at sampling time; None without one.
+        advantages: of each token, whitened if so configured.
+        returns: targets of the value model; None without one.
     """
 
     tokens: Int[Array, "batch time"]
     mask: Bool[Array, "batch time"]
     response_mask: Bool[Array, "batch response_time"]
     log_probs: Float[Array, "batch response_time"]
-    values: Float[Array, "batch response_time"]
+    reference_log_probs: Float[Array, "batch response_time"] | None
+    values: Float[Array, "batch response_time"] | None
     advantages: Float[Array, "batch response_time"]
-    returns: Float[Array, "batch response_time"]
+    returns: Float[Array, "batch response_time"] | None

@@ -2,27 +2,30 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data.batches import PromptBatch
+from rlhf.data.batches import PromptBatch, SequenceBatch
 from rlhf.data.encoding import decode_response
 from rlhf.data.records import Prompt
 from rlhf.errors import UserError
+from rlhf.generation.rollout import Rollout
 from rlhf.losses.kl import adaptive_kl_coefficient
 from rlhf.randomness import step_key
+from rlhf.rewards.lagrangian import next_multiplier
 from rlhf.rewards.rules import Rule
 from rlhf.rl.batches import Scores
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.programs import Programs
-from rlhf.rl.update import Learners
+from rlhf.rl.stopping import cut_at_stops
+from rlhf.rl.update import Learners, UpdateInputs
 
 
 @register_dataclass
@@ -33,10 +36,19 @@ class PPOState:
     Attributes:
         learners: policy and value model with their optimizers.
         kl_coefficient: weight of the KL penalty, which the adaptive controller moves.
+        cost_multiplier: weight of the cost where safety is a constraint; None where it is not.
     """
 
     learners: Learners
     kl_coefficient: Float[Array, ""]
+    cost_multiplier: Float[Array, ""] | None = None
+
+
+def begin(learners: Learners, config: PPOConfig) -> PPOState:
+    """The state before the first iteration."""
+    constrained = config.combine.kind == "lagrangian"
+    multiplier = jnp.float32(config.combine.lagrangian.initial) if constrained else None
+    return PPOState(learners, jnp.float32(config.kl.coefficient), multiplier)
 
 
 @dataclass(frozen=True)
@@ -80,40 +92,54 @@ class Iteration:
     sampled_rows: int
     max_skipped_steps: int
 
-    def __call__(self, state: PPOState, batch: PromptBatch, number: int) -> tuple[PPOState, Report]:
+    def __call__(
+        self, state: PPOState, batch: PromptBatch, number: int, pretraining: SequenceBatch | None = None
+    ) -> tuple[PPOState, Report]:
         """Rollout, score, update. The state that is passed in is consumed.
 
         Args:
             state: before the iteration.
             batch: prompts, on the devices.
             number: of the iteration, from 0.
+            pretraining: rows of text for PPO-ptx, on the devices; see `UpdateInputs`.
 
         Raises:
             UserError: too many updates in a row were not finite.
         """
         clock = _Clock()
         rollout = self.programs.rollout(state.learners, batch, step_key(self.seed, "rollout", number))
+        rollout, stopped = self._cut(rollout)
         clock.lap("rollout", rollout)
 
         records = [self.prompts[index] for index in np.asarray(batch.index)]
         texts = self._decode(rollout)
         rule_scores = {name: rule(records, texts) for name, rule in self.rules.items()}
         summed = sum(rule_scores.values(), start=np.zeros(len(texts), np.float32))
-        experience, scores, kl, metrics = self.programs.score(state.learners, rollout, summed, state.kl_coefficient)
+        experience, scores, kl, metrics = self.programs.score(
+            state.learners, rollout, summed, state.kl_coefficient, stopped, state.cost_multiplier
+        )
         clock.lap("score", experience)
 
+        warming_up = number < self.config.value_warmup_iterations
+        inputs = UpdateInputs(
+            train_policy=np.bool_(not warming_up) if self.config.value_warmup_iterations else None,
+            kl_coefficient=state.kl_coefficient if self.config.kl.place == "loss" else None,
+            pretraining=pretraining,
+        )
         learners, update_metrics = self.programs.update(
-            state.learners, experience, step_key(self.seed, "shuffle", number)
+            state.learners, experience, step_key(self.seed, "shuffle", number), inputs
         )
         clock.lap("update", learners)
 
         metrics, update_metrics, scores, kl = jax.device_get((metrics, update_metrics, scores, kl))
         self._check_finite(update_metrics, number)
-        metrics |= {name: np.mean(values) for name, values in update_metrics.items() if name != "val/skipped"}
+        metrics |= mean_of_steps(update_metrics)
         metrics |= {f"rule/{name}": np.mean(values) for name, values in rule_scores.items()}
         metrics |= {"objective/helpfulness": np.mean(scores.helpfulness), "objective/safety": np.mean(scores.safety)}
         episodes = self.config.rollout_batch_size
         metrics |= {"episode": float((number + 1) * episodes)}
+        if state.cost_multiplier is not None:
+            metrics["objective/cost_multiplier"] = float(state.cost_multiplier)
         tokens = int(metrics["objective/response_length"] * episodes)
         report = Report(
             metrics={name: float(value) for name, value in metrics.items()},
@@ -121,27 +147,41 @@ class Iteration:
             rows=self._rows(records, texts, scores, kl, rule_scores),
             response_tokens=tokens,
         )
-        return PPOState(learners, self._next_coefficient(state.kl_coefficient, metrics["objective/kl"])), report
+        if warming_up:
+            return replace(state, learners=learners), report
+        return self._next_state(state, learners, metrics, number), report
 
     def _decode(self, rollout) -> list[str]:
         response_time = rollout.response_mask.shape[1]
         tokens, mask = np.asarray(rollout.tokens)[:, -response_time:], np.asarray(rollout.response_mask)
         return [decode_response(self.tokenizer, row[keep]) for row, keep in zip(tokens, mask, strict=True)]
 
-    def _next_coefficient(self, coefficient: Float[Array, ""], kl: float) -> Float[Array, ""]:
+    def _cut(self, rollout: Rollout) -> tuple[Rollout, Bool[np.ndarray, " batch"] | None]:
+        if not self.config.stop_strings:
+            return rollout, None
+        return cut_at_stops(
+            rollout,
+            self.tokenizer,
+            self.config.stop_strings,
+            minimum=self.config.minimum_length,
+            pad_token=self.tokenizer.pad_token_id,
+        )
+
+    def _next_state(self, state: PPOState, learners: Learners, metrics: Mapping[str, float], number: int) -> PPOState:
+        coefficient, multiplier = state.kl_coefficient, state.cost_multiplier
         settings = self.config.kl
-        if settings.controller == "fixed":
-            return coefficient
-        return jnp.asarray(
-            adaptive_kl_coefficient(
+        if settings.controller == "adaptive":
+            coefficient = adaptive_kl_coefficient(
                 coefficient,
-                kl,
+                metrics["objective/kl"],
                 target=settings.target,
                 horizon=settings.horizon,
                 episodes=self.config.rollout_batch_size,
-            ),
-            jnp.float32,
-        )
+            )
+        if multiplier is not None:
+            cost = -float(metrics["objective/safety"])
+            multiplier = next_multiplier(multiplier, cost, self.config.combine.lagrangian, number)
+        return PPOState(learners, jnp.asarray(coefficient, jnp.float32), multiplier)
 
     def _check_finite(self, update_metrics: Mapping[str, np.ndarray], number: int) -> None:
         skipped = int(np.max(update_metrics["val/skipped"]))
@@ -165,6 +205,18 @@ class Iteration:
             }
             for row in range(min(self.sampled_rows, len(texts)))
         ]
+
+
+def mean_of_steps(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Means over the minibatches in which a step was taken, and the share of those in which none was.
+
+    Args:
+        metrics: of an update, [epochs, minibatches].
+    """
+    stopped = metrics.get("policy/update_stopped")
+    taken = np.ones_like(metrics["val/skipped"], bool) if stopped is None else stopped == 0
+    means = {name: np.mean(values[taken]) for name, values in metrics.items() if name != "val/skipped"}
+    return means if stopped is None else means | {"policy/update_stopped": np.mean(stopped)}
 
 
 class _Clock:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlhf.data.batches import PromptBatch
 from rlhf.generation.generator import generate
@@ -18,7 +18,7 @@ from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.roles import Roles
 from rlhf.rl.score import ScoringModels, score_rollout
-from rlhf.rl.update import Learners, update
+from rlhf.rl.update import NOTHING_ELSE, Learners, UpdateInputs, update
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Programs:
 
     Args:
         policy: gives the architecture and what of it is not trained; the rest lives in the `Learners` that are passed in.
-        value: the same for the value model.
+        value: the same for the value model; None for advantages that need none.
         frozen: reference and reward models.
         optimizers: of policy and value model.
         end_token: ends a response.
@@ -61,7 +61,7 @@ class Programs:
     def __init__(
         self,
         policy: Transformer,
-        value: SequenceScorer,
+        value: SequenceScorer | None,
         frozen: FrozenModels,
         optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
         *,
@@ -69,7 +69,8 @@ class Programs:
         pad_token: int,
         config: PPOConfig,
     ):
-        models = {"policy": policy, "value": value, "reference": frozen.reference, **frozen.reward_models}
+        models = {"policy": policy, "reference": frozen.reference, **frozen.reward_models}
+        models |= {} if value is None else {"value": value}
         self.roles = roles = Roles(models, learning=("policy", "value"))
         sampling = SamplingConfig(temperature=config.temperature)
 
@@ -87,27 +88,41 @@ class Programs:
                 key,
                 sampling=sampling,
                 max_new_tokens=config.response_length,
+                minimum_new_tokens=config.minimum_length,
                 end_token=end_token,
                 pad_token=pad_token,
             )
             return join(prompts, responses)
 
         @jax.jit
-        def score_program(learners: Learners, arrays: list[Array], rollout: Rollout, rule_scores, kl_coefficient):
+        def score_program(
+            learners: Learners,
+            arrays: list[Array],
+            rollout: Rollout,
+            rule_scores,
+            kl_coefficient,
+            stopped,
+            cost_multiplier,
+        ):
             models = ScoringModels(
                 policy=policy_of(learners, arrays),
-                value=roles.model("value", arrays, learners.value.trainable),
+                value=None if value is None else roles.model("value", arrays, learners.value.trainable),
                 **{
                     role: roles.model(role, arrays) if role in roles else None
                     for role in ("reference", "helpfulness", "safety")
                 },
             )
-            return score_rollout(models, rollout, rule_scores, kl_coefficient, end_token, config)
+            return score_rollout(
+                models, rollout, rule_scores, kl_coefficient, end_token, config, stopped, cost_multiplier
+            )
 
-        def update_program(learners: Learners, arrays: list[Array], experience: Experience, key: PRNGKeyArray):
-            definitions = roles.definition("policy"), roles.definition("value")
-            rest = roles.frozen("policy", arrays), roles.frozen("value", arrays)
-            return update(definitions, optimizers, learners, rest, experience, key, config)
+        def update_program(
+            learners: Learners, arrays: list[Array], experience: Experience, key: PRNGKeyArray, inputs: UpdateInputs
+        ):
+            learning = ("policy", "value") if value is not None else ("policy",)
+            definitions = [roles.definition(role) for role in learning]
+            rest = [roles.frozen(role, arrays) for role in learning]
+            return update(definitions, optimizers, learners, rest, experience, key, config, inputs, end_token)
 
         self._rollout = rollout_program
         self._score = score_program
@@ -124,17 +139,21 @@ class Programs:
         rollout: Rollout,
         rule_scores: Float[Array, " batch"],
         kl_coefficient: Float[Array, ""],
+        stopped: Bool[Array, " batch"] | None = None,
+        cost_multiplier: Float[Array, ""] | None = None,
     ):
         """Scores a rollout with the learners and the frozen models; see `score_rollout`."""
-        return self._score(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient)
+        return self._score(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient, stopped, cost_multiplier)
 
-    def update(self, learners: Learners, experience: Experience, key: PRNGKeyArray):
+    def update(
+        self, learners: Learners, experience: Experience, key: PRNGKeyArray, inputs: UpdateInputs = NOTHING_ELSE
+    ):
         """Trains the learners, which are consumed, on a batch of experience; see `rlhf.rl.update.update`.
 
         The new learners lie on the mesh as the old ones do. Left to itself XLA may lay them out otherwise, and then every program
         would be compiled a second time.
         """
-        return self._update_program(learners)(learners, self.roles.arrays, experience, key)
+        return self._update_program(learners)(learners, self.roles.arrays, experience, key, inputs)
 
     def lower_rollout(self, learners: Learners, prompts: PromptBatch, key: PRNGKeyArray) -> jax.stages.Lowered:
         """The program of `rollout` for these shapes, ready to be compiled and not run; so for the two others."""
@@ -142,11 +161,11 @@ class Programs:
 
     def lower_score(self, learners: Learners, rollout: Rollout, rule_scores, kl_coefficient) -> jax.stages.Lowered:
         """See `lower_rollout`."""
-        return self._score.lower(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient)
+        return self._score.lower(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient, None, None)
 
     def lower_update(self, learners: Learners, experience: Experience, key: PRNGKeyArray) -> jax.stages.Lowered:
         """See `lower_rollout`."""
-        return self._update_program(learners).lower(learners, self.roles.arrays, experience, key)
+        return self._update_program(learners).lower(learners, self.roles.arrays, experience, key, NOTHING_ELSE)
 
     def _update_program(self, learners: Learners) -> Callable:
         if self._update is None:

@@ -11,16 +11,19 @@ sampler: so the KL is exactly 0 while policy and reference are equal, and the fi
 from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf.generation.rollout import Rollout
-from rlhf.losses.advantages import explained_variance, generalized_advantages, whiten
-from rlhf.losses.kl import kl_estimate, kl_shaped_rewards
+from rlhf.losses.advantages import explained_variance
+from rlhf.losses.excluded_token import exclude_token
+from rlhf.losses.kl import kl_estimate
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
 from rlhf.rewards.combine import CombineConfig, combine_scores
 from rlhf.rewards.model import score_sequences
+from rlhf.rl.advantages import estimate_advantages
 from rlhf.rl.batches import Experience, Scores
 from rlhf.rl.config import PPOConfig
 
@@ -32,14 +35,14 @@ class ScoringModels:
     Attributes:
         policy: the one that sampled the responses.
         reference: the SFT policy.
-        value: one value a position.
+        value: one value a position; None for advantages that need none.
         helpfulness: reward model, or None.
         safety: reward model, or None.
     """
 
     policy: Transformer
     reference: Transformer
-    value: SequenceScorer
+    value: SequenceScorer | None
     helpfulness: SequenceScorer | None
     safety: SequenceScorer | None
 
@@ -52,18 +55,24 @@ def response_log_probs(
     *,
     temperature: float,
     logits_chunk: int | None,
+    minimum_length: int = 0,
+    end_token: int | None = None,
 ) -> tuple[Float[Array, "batch response_time"], Float[Array, "batch response_time"]]:
     """Log-probability of each response token, and the entropy of the distribution it was drawn from, at the given temperature.
 
-    Logits are computed at the response's positions only, in chunks.
+    Logits are computed at the response's positions only, in chunks. Of the first `minimum_length` tokens it is the distribution
+    without the end token, which the sampler rules out there.
     """
-    hidden = model(tokens, mask.astype(jnp.int32))
-    return model.token_log_probs_and_entropy(
-        hidden[:, -response_time - 1 : -1],
-        tokens[:, -response_time:],
-        temperature=temperature,
-        chunk_size=logits_chunk,
-    )
+    hidden = model(tokens, mask.astype(jnp.int32))[:, -response_time - 1 : -1]
+    options = {"temperature": temperature, "chunk_size": logits_chunk}
+    log_probs, entropy = model.token_log_probs_and_entropy(hidden, tokens[:, -response_time:], **options)
+    if minimum_length == 0:
+        return log_probs, entropy
+    first = slice(None), slice(minimum_length)
+    ends = jnp.full((len(tokens), minimum_length), end_token, tokens.dtype)
+    end_log_probs = model.token_log_probs(hidden[first], ends, **options)
+    without_end = exclude_token(log_probs[first], entropy[first], end_log_probs)
+    return tuple(whole.at[first].set(part) for whole, part in zip((log_probs, entropy), without_end, strict=True))
 
 
 def response_values(
@@ -80,6 +89,8 @@ def score_rollout(
     kl_coefficient: Float[Array, ""],
     end_token: int,
     config: PPOConfig,
+    stopped: Bool[Array, " batch"] | None = None,
+    cost_multiplier: Float[Array, ""] | None = None,
 ) -> tuple[Experience, Scores, Float[Array, " batch"], dict[str, Float[Array, ""]]]:
     """Scores a rollout and turns it into experience. Pure; call it under `jax.jit`.
 
@@ -90,6 +101,8 @@ def score_rollout(
         kl_coefficient: weight of the KL penalty now.
         end_token: a response without it is penalised.
         config: discount, decay, whitening, combination.
+        stopped: responses that ended at a stop string; None for none.
+        cost_multiplier: weight of the cost now, for the Lagrangian combination.
 
     Returns:
         The experience, the scores, the KL to the reference of each response (nats, summed over its tokens), and metrics.
@@ -103,34 +116,50 @@ def score_rollout(
         response_time=response_time,
         temperature=config.temperature,
         logits_chunk=config.logits_chunk,
+        minimum_length=config.minimum_length,
+        end_token=end_token,
     )
     log_probs, entropy = log_probs_of(models.policy)
-    reference_log_probs, _ = log_probs_of(models.reference)
-    values = response_values(models.value, tokens, mask, response_time)
+    reference_log_probs, reference_entropy = log_probs_of(models.reference)
+    in_loss = config.kl.place == "loss"
+    if in_loss or config.minimum_length:
+        # Whole outputs of two equal programs: else XLA joins each with what follows, and equal models differ in the last bit.
+        log_probs, entropy, reference_log_probs, _ = jax.lax.optimization_barrier(
+            (log_probs, entropy, reference_log_probs, reference_entropy)
+        )
+    values = None if models.value is None else response_values(models.value, tokens, mask, response_time)
 
-    helpfulness, safety, combined, combine_metrics = reward_model_scores(models, rollout, config.combine)
+    helpfulness, safety, combined, combine_metrics = reward_model_scores(
+        models, rollout, config.combine, cost_multiplier
+    )
     has_ended = jnp.any((tokens[:, -response_time:] == end_token) & response_mask, axis=1)
-    score = combined + config.rule_weight * rule_scores - config.missing_end_penalty * ~has_ended
+    if stopped is not None:
+        has_ended |= stopped
+    score = combined + config.rule_weight * rule_scores
+    if config.missing_end_score is not None:
+        score = jnp.where(has_ended, score, config.missing_end_score)
+    score -= config.missing_end_penalty * ~has_ended
 
     kl = kl_estimate(log_probs, reference_log_probs, config.kl.estimator)
-    rewards = kl_shaped_rewards(score, kl, response_mask, kl_coefficient)
-    if config.whiten_rewards:
-        rewards = whiten(rewards, response_mask, shift_mean=False)
-    advantages, returns = generalized_advantages(
-        rewards, values, response_mask, discount=config.discount, decay=config.gae_decay
-    )
-    if config.whiten_advantages:
-        advantages = whiten(advantages, response_mask)
+    in_reward = jnp.zeros_like(kl_coefficient) if in_loss else kl_coefficient
+    advantages, returns, advantage_metrics = estimate_advantages(config, score, kl, values, response_mask, in_reward)
 
-    experience = Experience(tokens, mask, response_mask, log_probs, values, advantages, returns)
+    kept_reference = reference_log_probs if in_loss else None
+    experience = Experience(tokens, mask, response_mask, log_probs, kept_reference, values, advantages, returns)
     log_ratio = jnp.where(response_mask, log_probs - reference_log_probs, 0.0)
-    penalty = -kl_coefficient * jnp.where(response_mask, kl, 0.0).sum(axis=1)
+    penalty = -in_reward * jnp.where(response_mask, kl, 0.0).sum(axis=1)
     metrics = rollout_metrics(log_ratio, entropy, score, penalty, experience, has_ended, kl_coefficient)
+    metrics |= advantage_metrics
     metrics |= {f"combine/{name}": total / weight for name, (total, weight) in combine_metrics.items()}
     return experience, Scores(helpfulness, safety, rule_scores, score), log_ratio.sum(axis=1), metrics
 
 
-def reward_model_scores(models: ScoringModels, rollout: Rollout, combine: CombineConfig):
+def reward_model_scores(
+    models: ScoringModels,
+    rollout: Rollout,
+    combine: CombineConfig,
+    cost_multiplier: Float[Array, ""] | None = None,
+):
     """Scores of both reward models and what they combine to; a model that is not there scores 0 and leaves the other alone."""
     nothing = jnp.zeros(rollout.tokens.shape[0], jnp.float32)
     helpfulness, safety = (
@@ -139,7 +168,8 @@ def reward_model_scores(models: ScoringModels, rollout: Rollout, combine: Combin
     )
     if models.helpfulness is None or models.safety is None:
         return helpfulness, safety, helpfulness + safety, {}
-    return helpfulness, safety, *combine_scores(combine, helpfulness, safety, rollout.is_safety)
+    combined, metrics = combine_scores(combine, helpfulness, safety, rollout.is_safety, cost_multiplier=cost_multiplier)
+    return helpfulness, safety, combined, metrics
 
 
 def rollout_metrics(
@@ -161,7 +191,7 @@ def rollout_metrics(
     tokens = mask.sum()
     lengths = mask.sum(axis=1)
     masked_entropy = jnp.where(mask, entropy, 0.0)
-    return {
+    metrics = {
         "objective/kl": log_ratio.sum(axis=1).mean(),
         "objective/kl_per_token": log_ratio.sum() / tokens,
         "objective/kl_coefficient": kl_coefficient,
@@ -173,5 +203,7 @@ def rollout_metrics(
         "objective/rlhf_reward": (score + penalty).mean(),
         "objective/response_length": lengths.mean(),
         "val/num_eos_tokens": has_ended.sum().astype(jnp.float32),
-        "val/explained_variance": explained_variance(experience.values, experience.returns, mask),
     }
+    if experience.values is not None:
+        metrics["val/explained_variance"] = explained_variance(experience.values, experience.returns, mask)
+    return metrics

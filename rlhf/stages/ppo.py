@@ -8,17 +8,18 @@ Each arrow is one compiled program. Everything that an iteration draws depends o
 stopped goes on from its checkpoint with the same bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data.batches import PromptBatch
+from rlhf.data.batches import PromptBatch, SequenceBatch
 from rlhf.data.loader import batches
 from rlhf.data.sources import DataConfig, load_prompts
 from rlhf.data.tokenizers import require_same_tokenizer
@@ -33,11 +34,13 @@ from rlhf.models.source import ModelSource, holds_adapter, load_policy, load_sco
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.rewards.rules import resolve_rule
 from rlhf.rl.config import PPOConfig
-from rlhf.rl.iteration import Iteration, PPOState
+from rlhf.rl.iteration import Iteration, PPOState, begin
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import begin_learning
+from rlhf.rl.watchdogs import WatchdogConfig, Watchdogs, advice
 from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_folder
 from rlhf.stages.held_out_check import HeldOutCheck
+from rlhf.stages.pretraining_mix import pretraining_batches, pretraining_rows
 from rlhf.stages.setup import (
     batch_placer,
     check_context,
@@ -74,8 +77,12 @@ class Config:
         template: chat template; "tokenizer" keeps the one that came with the model.
         max_prompt_length: longest prompt in tokens.
         too_long: refuse a longer prompt, or leave it out and count it.
+        pretraining_data: documents whose next-token loss is added where ppo.pretraining_coefficient is not 0.
+        pretraining_row_length: tokens of a row of pretraining text.
         iterations: rollouts, each followed by its update.
         ppo: the algorithm.
+        saved_policy: the policy as it is in the end, or its moving average (ppo.average_decay); held-out checks are of the same.
+        watchdogs: what to warn of, or to stop at.
         policy_optimizer: of the policy; its schedule counts minibatches.
         value_optimizer: of the value model.
         evaluate_every: iterations between checks on held-out prompts, whose points draw the frontier; 0 for none.
@@ -99,8 +106,12 @@ class Config:
     template: str = "tokenizer"
     max_prompt_length: int = 128
     too_long: Literal["error", "skip"] = "error"
+    pretraining_data: DataConfig | None = None
+    pretraining_row_length: int = 512
     iterations: int = 100
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    saved_policy: Literal["last", "average"] = "last"
+    watchdogs: WatchdogConfig = field(default_factory=WatchdogConfig)
     policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     value_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluate_every: int = 10
@@ -114,10 +125,31 @@ class Config:
 
     def __post_init__(self):
         require_positive(
-            self, "max_prompt_length", "iterations", "evaluation_prompts", "checkpoint_every", "max_skipped_steps"
+            self,
+            "max_prompt_length",
+            "pretraining_row_length",
+            "iterations",
+            "evaluation_prompts",
+            "checkpoint_every",
+            "max_skipped_steps",
         )
         if self.evaluate_every < 0:
             raise UserError(f"evaluate_every is {self.evaluate_every}", fix="set it to 0 for no checks, or to more.")
+        if self.saved_policy == "average" and self.ppo.average_decay is None:
+            raise UserError(
+                "saved_policy is average, but ppo.average_decay is not set, so none is kept",
+                fix="set ppo.average_decay (0.992 in 2203.02155), or saved_policy to last.",
+            )
+        if self.ppo.pretraining_coefficient and self.pretraining_data is None:
+            raise UserError(
+                f"ppo.pretraining_coefficient is {self.ppo.pretraining_coefficient}, but pretraining_data is not set",
+                fix="set pretraining_data.path to documents, or the coefficient to 0.",
+            )
+        if self.ppo.value_warmup_iterations >= self.iterations:
+            raise UserError(
+                f"ppo.value_warmup_iterations is {self.ppo.value_warmup_iterations} of {self.iterations} iterations",
+                fix="leave iterations in which the policy learns too.",
+            )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -131,10 +163,11 @@ def run(config: Config) -> dict[str, Any]:
         SignalWatch() as signals,
         Checkpointer(folder.checkpoints, fingerprint=fingerprint(config)) as checkpointer,
     ):
-        state, start = job.state, 0
+        state, start, watchdogs = job.state, 0, Watchdogs(config.watchdogs)
         restored = checkpointer.restore_latest(state)
         if restored is not None:
-            state, start, _ = restored
+            state, start, seen = restored
+            watchdogs = Watchdogs(config.watchdogs, seen)
             say(f"Continuing after iteration {start}")
         with (
             Tracker(config.tracking, folder.path, asdict(config), start) as tracker,
@@ -142,29 +175,39 @@ def run(config: Config) -> dict[str, Any]:
         ):
             if start == 0 and job.held_out_check is not None:
                 tracker.log(0, job.held_out_check(job.policy_states(state)))
-            tokens = 0
-            prompts = batches(job.prompts, config.ppo.rollout_batch_size, seed=config.seed, start_step=start)
+            tokens, done, ended_by = 0, start, None
+            prompts = job.prompt_batches(start)
+            text = job.pretraining_batches(start)
             for number in range(start, config.iterations):
-                state, report = job.iteration(state, job.place(next(prompts)), number)
+                state, report = job.iteration(state, next(prompts), number, next(text))
                 done = number + 1
                 metrics = report.metrics
                 if job.held_out_check is not None and (done % config.evaluate_every == 0 or done == config.iterations):
                     metrics |= job.held_out_check(job.policy_states(state))
-                tracker.log(done, metrics)
+                barks, first_barks = watchdogs.look(metrics, config.ppo.rollout_batch_size)
+                ended_by = watchdogs.stops(barks)
+                tracker.log(done, metrics | barks)
                 tracker.log_timings(done, report.timings)
                 tracker.table("samples", done, report.rows)
+                for kind in first_barks:
+                    say(f"Iteration {done}: {advice(kind)}", style="yellow")
                 tokens += report.response_tokens
                 shown = {name: metrics[f"objective/{name}"] for name in ("rlhf_reward", "kl")}
                 progress.update(done, figures=shown, tokens=tokens)
                 stopped_by = signals.agreed(synchronize=True)
-                if done % config.checkpoint_every == 0 or done == config.iterations or stopped_by is not None:
-                    checkpointer.save(done, state, {})
+                last = done == config.iterations or ended_by is not None
+                if done % config.checkpoint_every == 0 or last or stopped_by is not None:
+                    checkpointer.save(done, state, watchdogs.state)
                 if stopped_by is not None:
                     checkpointer.wait()
                     raise Interrupted(stopped_by, done)
+                if ended_by is not None:
+                    say(f"Stopped after iteration {done} by watchdogs.stop_on: {ended_by}", style="yellow")
+                    break
     policy = nnx.merge(job.iteration.programs.roles.definition("policy"), *job.policy_states(state))
     save_model(policy, folder.model, job.tokenizer, config.model.init_from)
-    return close_folder(folder, {"iterations": config.iterations, **compilations.summary()})
+    summary = {"iterations": done} | ({} if ended_by is None else {"stopped_by": ended_by})
+    return close_folder(folder, summary | compilations.summary())
 
 
 @dataclass(frozen=True)
@@ -175,21 +218,41 @@ class Job:
         state: before the first iteration.
         iteration: runs one.
         prompts: all training prompts, encoded, in host memory.
-        place: puts a batch of them on the devices.
+        text: rows of pretraining text in host memory, or None.
+        place: puts a batch on the devices.
         held_out_check: measures the policy on held-out prompts, or None.
         tokenizer: saved beside the policy.
+        saves_average: whether the policy to save and to check is the moving average.
     """
 
     state: PPOState
     iteration: Iteration
     prompts: PromptBatch
-    place: Callable[[PromptBatch], PromptBatch]
+    text: SequenceBatch | None
+    place: Callable[[Any], Any]
     held_out_check: HeldOutCheck | None
     tokenizer: PreTrainedTokenizerBase
+    saves_average: bool
 
     def policy_states(self, state: PPOState) -> tuple[nnx.State, nnx.State]:
-        """The policy's parameters, trained and frozen."""
-        return state.learners.policy.trainable, self.iteration.programs.roles.frozen("policy")
+        """The parameters, trained and frozen, of the policy that is saved."""
+        trained = state.learners.policy.trainable
+        if self.saves_average:
+            average = state.learners.average
+            trained = jax.tree.map(lambda mean, now: mean.astype(now.dtype), average, trained)
+        return trained, self.iteration.programs.roles.frozen("policy")
+
+    def prompt_batches(self, start: int) -> Iterator[PromptBatch]:
+        """The prompts of each iteration from `start` on, those to be answered several times beside each other."""
+        config = self.iteration.config
+        for batch in batches(self.prompts, config.prompts_per_rollout, seed=self.iteration.seed, start_step=start):
+            yield self.place(jax.tree.map(lambda leaf: np.repeat(leaf, config.samples_per_prompt, axis=0), batch))
+
+    def pretraining_batches(self, start: int) -> Iterator[SequenceBatch | None]:
+        """The pretraining rows of each iteration from `start` on, or None for each."""
+        if self.text is None:
+            return repeat(None)
+        return map(self.place, pretraining_batches(self.text, self.iteration.config, self.iteration.seed, start))
 
 
 def prepare(config: Config) -> Job:
@@ -211,20 +274,26 @@ def prepare(config: Config) -> Job:
         helpfulness=reward_models.get("helpfulness"),
         safety=reward_models.get("safety"),
     )
-    value = place_model(load_value_model(config, bases), mesh)
+    value = place_model(load_value_model(config, bases), mesh) if config.ppo.needs_value_model else None
     optimizers = make_optimizers(config)
-    learners = begin_learning(policy, value, optimizers)
+    learners = begin_learning(policy, value, optimizers, keep_average=config.ppo.average_decay is not None)
 
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
     limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
     train, prompts = prompt_batch(train, tokenizer, **limits)
-    contexts = {"policy": policy.config, "value model": value.transformer.config}
+    contexts = {"policy": policy.config} | ({} if value is None else {"value model": value.transformer.config})
     contexts |= {f"{name} model": model.transformer.config for name, model in reward_models.items()}
     check_context("ppo.response_length", config.ppo.response_length, prompts, contexts)
-    if len(train) < config.ppo.rollout_batch_size:
+    if len(train) < config.ppo.prompts_per_rollout:
         raise UserError(
-            f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size}, but there are only {len(train)} prompts",
+            f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size} and so takes {config.ppo.prompts_per_rollout} prompts,"
+            f" but there are only {len(train)} prompts",
             fix="lower ppo.rollout_batch_size or use more prompts.",
+        )
+    if config.ppo.combine.kind == "lagrangian" and len(reward_models) < 2:
+        raise UserError(
+            "ppo.combine.kind is lagrangian, which needs a reward and a cost, but helpfulness or safety is not set",
+            fix="set both to a reward model's folder.",
         )
     place = batch_placer(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
     programs = Programs(
@@ -236,8 +305,9 @@ def prepare(config: Config) -> Job:
         pad_token=tokenizer.pad_token_id,
         config=config.ppo,
     )
-    for name, model in {"policy": policy, "value model": value}.items():
-        say(f"{name}: {describe_trained(model)}")
+    say(f"policy: {describe_trained(policy)}")
+    if value is not None:
+        say(f"value model: {describe_trained(value)}")
     say(programs.roles.describe())
     held_out_check = None
     if held_out and config.evaluate_every:
@@ -256,14 +326,18 @@ def prepare(config: Config) -> Job:
         )
         held_out_check = HeldOutCheck(sampler, held_out, held_out_batch, config.seed)
     return Job(
-        state=PPOState(learners, jnp.float32(config.ppo.kl.coefficient)),
+        state=begin(learners, config.ppo),
         iteration=Iteration(
             programs, train, tokenizer, rules, config.ppo, config.seed, config.sampled_rows, config.max_skipped_steps
         ),
         prompts=prompts,
+        text=pretraining_rows(
+            config.pretraining_data, config.pretraining_row_length, config.ppo, tokenizer, policy.config
+        ),
         place=place,
         held_out_check=held_out_check,
         tokenizer=tokenizer,
+        saves_average=config.saved_policy == "average",
     )
 
 
@@ -285,5 +359,9 @@ def load_value_model(config: Config, bases: Bases) -> SequenceScorer:
 
 def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Optimizers of policy and value model; their schedules count gradient steps, several an iteration."""
-    steps = config.iterations * config.ppo.epochs * (config.ppo.rollout_batch_size // config.ppo.minibatch_size)
-    return make_optimizer(config.policy_optimizer, steps), make_optimizer(config.value_optimizer, steps)
+    steps = config.ppo.epochs * config.ppo.minibatches
+    policy_iterations = config.iterations - config.ppo.value_warmup_iterations
+    return (
+        make_optimizer(config.policy_optimizer, policy_iterations * steps),
+        make_optimizer(config.value_optimizer, config.iterations * steps),
+    )

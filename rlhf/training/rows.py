@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rlhf.data.batches import PairBatch, SequenceBatch
+from rlhf.data.batches import AnswerBatch, PairBatch, SequenceBatch
 from rlhf.data.loader import batches, fill_up, row_count
 from rlhf.tracking.tracker import FILES_ONLY, Tracker, TrackingConfig
 from rlhf.training.loop import FitResult, LoopConfig, PlaceBatch, fit, resolve_steps
 from rlhf.training.optimizer import OptimizerConfig
 from rlhf.training.step import LossFunction
 
-Rows = SequenceBatch | PairBatch
+Rows = SequenceBatch | PairBatch | AnswerBatch
 
 
 def count_tokens(batch: Rows) -> int:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.losses import clipped_surrogate, clipped_value_loss
+from rlhf.losses import clipped_surrogate, clipped_value_loss, surrogate_losses
 
 
 def example(seed=0, shape=(3, 5)):
@@ -114,3 +114,22 @@ def test_values_inside_the_range_never_count_as_clipped():
     values, old_values, returns = np.random.default_rng(0).uniform(-0.1, 0.1, size=(3, 20, 50)).astype(np.float32)
     _, _, metrics = clipped_value_loss(values, old_values, returns, np.ones((20, 50), bool), 0.2)
     assert metrics["value_clip_fraction"] == (0, 1000)
+
+
+def test_dual_clip_bounds_the_loss_where_the_advantage_is_negative_and_only_there():
+    log_probs, old_log_probs, advantages, mask = example(shape=(20, 30))
+    log_probs = old_log_probs + 4 * (log_probs - old_log_probs)
+    losses = np.asarray(surrogate_losses(log_probs, old_log_probs, advantages, mask, 0.2, 3.0))
+    ratio = np.exp(log_probs.astype(np.float64) - old_log_probs)
+    single = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    expected = -np.where(advantages < 0, np.maximum(single, 3.0 * advantages), single)
+    np.testing.assert_allclose(losses, np.where(mask, expected, 0), rtol=1e-4, atol=1e-5)
+    assert np.any((losses < -single - 1e-3) & mask)
+
+
+def test_without_a_clip_range_the_gradient_is_reinforces_at_any_ratio():
+    log_probs, old_log_probs, advantages, mask = example()
+    total, _, metrics = clipped_surrogate(log_probs, old_log_probs, advantages, mask, None)
+    ratio = np.exp(log_probs.astype(np.float64) - old_log_probs)
+    np.testing.assert_allclose(total, -(ratio * advantages)[mask].sum(), rtol=1e-5)
+    assert metrics["clip_fraction"][0] == 0

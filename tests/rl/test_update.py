@@ -11,10 +11,12 @@ import pytest
 import torch
 from flax import nnx
 
+from rlhf.data.batches import SequenceBatch
 from rlhf.models.partition import split_model
 from rlhf.rl.batches import Experience
+from rlhf.rl.config import KLConfig
 from rlhf.rl.score import response_log_probs, response_values
-from rlhf.rl.update import Learners, begin_learning, update
+from rlhf.rl.update import NOTHING_ELSE, Learners, UpdateInputs, begin_learning, update
 
 LEARNING_RATE = 0.003
 TEMPERATURE = 0.7
@@ -43,19 +45,19 @@ def frozen(rl):
 
 
 @pytest.fixture(scope="module")
-def run(definitions, frozen):
+def run(rl, definitions, frozen):
     """`update`, compiled once for each configuration and shape; it leaves its learners usable."""
 
     @functools.cache
     def program(config):
         return jax.jit(
-            lambda learners, experience, key: update(
-                definitions, (DESCENT, DESCENT), learners, frozen, experience, key, config
+            lambda learners, experience, key, inputs: update(
+                definitions, (DESCENT, DESCENT), learners, frozen, experience, key, config, inputs, rl.END
             )
         )
 
-    def run(learners, experience, config, seed=0):
-        return program(config)(learners, experience, jax.random.key(seed))
+    def run(learners, experience, config, seed=0, inputs=NOTHING_ELSE):
+        return program(config)(learners, experience, jax.random.key(seed), inputs)
 
     return run
 
@@ -89,6 +91,7 @@ def sampled(rl, definitions, learners, frozen, config):
             mask=rollout.mask,
             response_mask=rollout.response_mask,
             log_probs=log_probs + noise * draw(),
+            reference_log_probs=log_probs,
             values=values + noise * draw(),
             advantages=jnp.where(rollout.response_mask, draw(), 0.0),
             returns=jnp.where(rollout.response_mask, values + draw(), 0.0),
@@ -207,4 +210,111 @@ def test_a_minibatch_that_is_not_finite_is_skipped_and_counted(run, learners, sa
     np.testing.assert_array_equal(metrics["val/skipped"], [[1], [2]])
     assert_close(updated.policy.trainable, learners.policy.trainable, 0.0)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), updated.value.trainable, learners.value.trainable)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def to_torch(array) -> torch.Tensor:
+    return torch.tensor(np.asarray(array, np.float64))
+
+
+def assert_step_is(before, after, gradient):
+    """Plain descent moved the parameters by this gradient."""
+    assert float(optax.tree.norm(gradient)) > 1e-2
+    assert_close(jax.tree.map(lambda p, q: (p - q) / LEARNING_RATE, before, after), gradient, 2e-4)
+
+
+def test_all_terms_of_the_policy_loss_together_are_the_step_that_torch_takes(
+    rl, run, learners, frozen, sampled, config, definitions
+):
+    """Dual clip, entropy bonus, k3 in the loss, the mean of each response, and no end token in the first two columns."""
+    experience = sampled(noise=0.5)
+    config = dataclasses.replace(
+        config,
+        dual_clip=1.5,
+        entropy_coefficient=0.3,
+        loss_average="responses",
+        minimum_length=2,
+        kl=KLConfig(estimator="k3", place="loss"),
+    )
+    moved = experience.reference_log_probs - 0.4 * experience.log_probs
+    experience = dataclasses.replace(experience, reference_log_probs=moved)
+    late_end = np.array(rl.lengths) != 1  # a response of one token ends where it may not
+    mask = experience.response_mask & late_end[:, None]
+    experience = dataclasses.replace(experience, response_mask=mask)
+    inputs = UpdateInputs(kl_coefficient=jnp.float32(0.7))
+    updated, metrics = run(learners, experience, config, inputs=inputs)
+
+    def logits_of(trainable):
+        policy = nnx.merge(definitions[0], trainable, frozen[0])
+        return policy.logits(policy(experience.tokens, experience.mask.astype(jnp.int32))[:, -7:-1])
+
+    outputs, pull_back = jax.vjp(jax.jit(logits_of), learners.policy.trainable)
+    logits = to_torch(outputs).requires_grad_()
+    ruled_out = torch.zeros(logits.shape, dtype=torch.bool)
+    ruled_out[:, :2, rl.END] = True
+    log_softmax = torch.log_softmax((logits / TEMPERATURE).masked_fill(ruled_out, -torch.inf), dim=-1)
+    entropy = -(log_softmax.exp() * log_softmax.masked_fill(ruled_out, 0)).sum(dim=-1)
+    targets = torch.tensor(np.asarray(experience.tokens[:, -6:], np.int64))
+    real = torch.tensor(np.asarray(mask))
+    log_probs = log_softmax.gather(2, targets[..., None])[..., 0].masked_fill(~real, 0)
+    ratio, advantage = (log_probs - to_torch(experience.log_probs)).exp(), to_torch(experience.advantages)
+    objective = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    objective = torch.where(advantage < 0, torch.maximum(objective, 1.5 * advantage), objective)
+    log_ratio = log_probs - to_torch(experience.reference_log_probs)
+    k3 = torch.exp(-log_ratio) - 1 + log_ratio
+    losses = (-objective - 0.3 * entropy + 0.7 * k3).masked_fill(~real, 0)
+    lengths = real.sum(dim=1)
+    loss = (losses.sum(dim=1)[lengths > 0] / lengths[lengths > 0]).mean()
+    loss.backward()
+    assert metrics["loss/policy_avg"][0, 0] == pytest.approx(loss.item(), abs=1e-4)
+    assert metrics["loss/kl_avg"][0, 0] == pytest.approx(k3[real].mean().item(), rel=1e-4)
+    (gradient,) = pull_back(jnp.asarray(logits.grad.numpy(), jnp.float32))
+    assert_step_is(learners.policy.trainable, updated.policy.trainable, gradient)
+
+
+def test_pretraining_gradient_is_added_with_its_coefficient(run, learners, frozen, sampled, config, definitions):
+    experience, random = sampled(noise=0.3), np.random.default_rng(2)
+    tokens = random.integers(3, 16, (8, 10)).astype(np.int32)
+    lengths = random.integers(2, 11, 8)[:, None]
+    rows = SequenceBatch(tokens, (np.arange(10) < lengths).astype(np.int32), np.arange(10) < lengths)
+    with_text = dataclasses.replace(config, pretraining_coefficient=2.0, micro_batches=2)
+    alone, _ = run(learners, experience, config)
+    updated, metrics = run(learners, experience, with_text, inputs=UpdateInputs(pretraining=rows))
+
+    def mean_loss(trainable):
+        policy = nnx.merge(definitions[0], trainable, frozen[0])
+        log_softmax = jax.nn.log_softmax(policy.logits(policy(tokens, rows.segment_ids)))[:, :-1]
+        log_probs = jnp.take_along_axis(log_softmax, tokens[:, 1:, None], axis=2)[..., 0]
+        return -jnp.sum(jnp.where(rows.loss_mask[:, 1:], log_probs, 0)) / rows.loss_mask[:, 1:].sum()
+
+    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(learners.policy.trainable)
+    assert metrics["loss/pretraining_avg"][0, 0] == pytest.approx(float(loss), rel=1e-5)
+    twice = jax.tree.map(lambda leaf: 2 * leaf, gradient)
+    assert_step_is(alone.policy.trainable, updated.policy.trainable, twice)
+
+
+def test_an_update_stops_once_the_policy_has_moved_too_far(run, learners, sampled, config):
+    """Only the first minibatch, where nothing has moved yet, is within a limit of nothing; a wide limit changes nothing."""
+    config = dataclasses.replace(config, minibatch_size=4, epochs=2)
+    stopped, metrics = run(learners, sampled(), dataclasses.replace(config, stop_at_kl=1e-9))
+    np.testing.assert_array_equal(metrics["policy/update_stopped"], [[0, 1], [1, 1]])
+    assert stopped.policy.step == stopped.value.step == 1
+    free, free_metrics = run(learners, sampled(), config)
+    wide, metrics = run(learners, sampled(), dataclasses.replace(config, stop_at_kl=1e9))
+    assert not np.any(metrics["policy/update_stopped"]) and wide.policy.step == 4
+    assert_close(parameters(wide), parameters(free), 1e-6)
+    assert metrics["policy/approxkl_avg"][0, 1] == pytest.approx(float(free_metrics["policy/approxkl_avg"][0, 1]))
+
+
+def test_warm_up_trains_the_value_model_alone_and_the_average_follows_the_policy(run, rl, sampled, config):
+    learners = begin_learning(rl.make_policy(0), rl.make_scorer(2), (DESCENT, DESCENT), keep_average=True)
+    config = dataclasses.replace(config, average_decay=0.75)
+    warm, _ = run(learners, sampled(noise=0.3), config, inputs=UpdateInputs(train_policy=np.bool_(False)))
+    jax.tree.map(np.testing.assert_array_equal, warm.policy, learners.policy)
+    assert warm.value.step == 1
+    assert_close(warm.average, learners.policy.trainable, 1e-6)
+    after, _ = run(learners, sampled(noise=0.3), config, inputs=UpdateInputs(train_policy=np.bool_(True)))
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, learners.policy.trainable, after.policy.trainable)
+    assert_close(after.average, expected, 1e-6)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.average, learners.average)
     assert max(jax.tree.leaves(moved)) > 1e-4

@@ -17,6 +17,7 @@ from rlhf.data.loader import take_rows
 from rlhf.errors import UserError
 from rlhf.losses.kl import adaptive_kl_coefficient
 from rlhf.rl.config import KLConfig, PPOConfig
+from rlhf.rl.update import UpdateInputs
 from rlhf.stages import ppo
 from rlhf.training.signals import Interrupted, SignalWatch
 
@@ -132,6 +133,10 @@ ASPECTS = {
     "prompts": lambda job: contents(job.prompts),
     "held out": lambda job: job.held_out_check and contents(job.held_out_check.batch),
     "iteration": lambda job: (sorted(job.iteration.rules), job.iteration.sampled_rows, job.iteration.max_skipped_steps),
+    "text": lambda job: contents(job.text),
+    "saved": lambda job: job.saves_average,
+    "batch": lambda job: contents(next(job.prompt_batches(0))),
+    "schedule": lambda job: job.iteration.config.value_warmup_iterations,
     "devices": lambda job: {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(job.state.learners)},
     "rollout": lambda job: program_text(job, "rollout"),
     "score": lambda job: program_text(job, "score"),
@@ -149,8 +154,23 @@ def program_text(job, name: str) -> str:
     rows = job.iteration.config.rollout_batch_size
     steps = {
         "rollout": lambda: (programs.rollout, learners, take_rows(job.prompts, np.arange(rows)), key),
-        "score": lambda: (programs.score, learners, shapes("rollout"), jnp.zeros(rows), jnp.float32(0)),
-        "update": lambda: (programs._update_program, learners, programs.roles.arrays, shapes("score")[0], key),
+        "score": lambda: (
+            programs.score,
+            learners,
+            shapes("rollout"),
+            jnp.zeros(rows),
+            jnp.float32(0),
+            None,
+            job.state.cost_multiplier,
+        ),
+        "update": lambda: (
+            programs._update_function,
+            learners,
+            programs.roles.arrays,
+            shapes("score")[0],
+            key,
+            UpdateInputs(pretraining=next(job.pretraining_batches(0))),
+        ),
     }
 
     def shapes(name: str):
@@ -161,6 +181,12 @@ def program_text(job, name: str) -> str:
     return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(*arguments)))
 
 
+PRETRAINING = {
+    "pretraining_data__path": "the documents",
+    "pretraining_row_length": 32,
+    "ppo__pretraining_coefficient": 27.8,
+}
+AVERAGE = {"ppo__average_decay": 0.9}
 # Key, another value than in `configure`, and what must differ for it.
 CHANGES = [
     ("model", {"model__compute__parameter_dtype": "bfloat16"}, "policy"),
@@ -178,6 +204,24 @@ CHANGES = [
     ("max_skipped_steps", {"max_skipped_steps": 3}, "iteration"),
     ("mesh", {"mesh__data": 2}, "devices"),
     ("ppo.rollout_batch_size", {"ppo__rollout_batch_size": 4}, "rollout"),
+    ("pretraining_data", PRETRAINING, "text"),
+    ("pretraining_row_length", PRETRAINING | {"pretraining_row_length": 24}, "text"),
+    ("ppo.pretraining_coefficient", PRETRAINING, "update"),
+    ("ppo.pretraining_rows", PRETRAINING | {"ppo__pretraining_rows": 2}, "update"),
+    ("saved_policy", AVERAGE | {"saved_policy": "average"}, "saved"),
+    ("ppo.average_decay", AVERAGE, "update"),
+    ("ppo.samples_per_prompt", {"ppo__samples_per_prompt": 2}, "batch"),
+    ("ppo.advantage", {"ppo__advantage": "reinforce"}, "score"),
+    ("ppo.loss_average", {"ppo__loss_average": "responses"}, "update"),
+    ("ppo.dual_clip", {"ppo__dual_clip": 3.0}, "update"),
+    ("ppo.entropy_coefficient", {"ppo__entropy_coefficient": 0.01}, "update"),
+    ("ppo.stop_at_kl", {"ppo__stop_at_kl": 0.01}, "update"),
+    ("ppo.value_warmup_iterations", {"ppo__value_warmup_iterations": 2}, "schedule"),
+    ("ppo.minimum_length", {"ppo__minimum_length": 2}, "rollout"),
+    ("ppo.minimum_length", {"ppo__minimum_length": 2}, "score"),
+    ("ppo.missing_end_score", {"ppo__missing_end_score": -1.0}, "score"),
+    ("ppo.kl.place", {"ppo__kl__place": "loss", "ppo__kl__estimator": "k3"}, "update"),
+    ("ppo.combine", {"ppo__combine__kind": "lagrangian"}, "score"),
     ("ppo.minibatch_size", {"ppo__minibatch_size": 2}, "update"),
     ("ppo.micro_batches", {"ppo__micro_batches": 2}, "update"),
     ("ppo.epochs", {"ppo__epochs": 3}, "update"),
@@ -201,6 +245,7 @@ CHANGES = [
 ]
 BY_RUNS = {"output", "iterations", "evaluate_every", "checkpoint_every", "tracking", "seed"}
 BY_RUNS |= {"ppo.kl.controller", "ppo.kl.target", "ppo.kl.horizon", "max_prompt_length", "too_long"}
+IN_TEST_PPO_OPTIONS = {"watchdogs", "ppo.stop_strings"}
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +254,9 @@ def base_job(configure):
 
 
 @pytest.mark.parametrize("changes, aspect", [pytest.param(*rest, id=f"{key} ({rest[1]})") for key, *rest in CHANGES])
-def test_every_key_has_an_effect(configure, base_job, folders, changes, aspect):
-    changes = {key: folders.policy if value == "the policy" else value for key, value in changes.items()}
+def test_every_key_has_an_effect(configure, base_job, folders, world, changes, aspect):
+    places = {"the policy": folders.policy, "the documents": str(world / "documents.jsonl")}
+    changes = {key: places.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     look = ASPECTS[aspect]
     assert look(ppo.prepare(configure(**changes))) != look(base_job)
 
@@ -224,7 +270,7 @@ def test_no_key_is_forgotten_above():
     names = {field.name for field in fields(ppo.Config)} - {"ppo"}
     names |= {f"ppo.{field.name}" for field in fields(PPOConfig)} - {"ppo.kl"}
     names |= {f"ppo.kl.{field.name}" for field in fields(KLConfig)}
-    assert names == {key for key, *_ in CHANGES} | BY_RUNS
+    assert names == {key for key, *_ in CHANGES} | BY_RUNS | IN_TEST_PPO_OPTIONS
 
 
 def test_long_prompts_are_refused_or_left_out(configure, base_job):

@@ -1,0 +1,77 @@
+"""Responses that end where a stop string is complete, as summaries end at a line's end (1909.08593, section 2.3).
+
+A string may be spelt in many ways of tokens, so it is looked for in the text, on the host, between rollout and score. What comes
+after is neither scored nor learned from; the score is read at the last token that is left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.data.text_codec import text_codec
+from rlhf.generation.rollout import Rollout
+
+
+def stop_length(
+    tokenizer: PreTrainedTokenizerBase, tokens: Int[np.ndarray, " response_time"], stops: Sequence[str], minimum: int
+) -> int | None:
+    """The fewest tokens of a response, `minimum` or more, whose text holds a stop string that was not there before `minimum`.
+
+    Args:
+        tokenizer: of the policy.
+        tokens: of one response, without padding.
+        stops: strings that end a response.
+        minimum: tokens before which nothing ends it.
+
+    Returns:
+        How many tokens are left, or None where it does not stop.
+    """
+    decode = text_codec(tokenizer).decode
+    earlier = decode(tokens[: max(minimum - 1, 0)]) if minimum else ""
+    whole = decode(tokens)
+
+    def holds(text: str) -> bool:
+        return any(text.count(stop) > earlier.count(stop) for stop in stops)
+
+    if not holds(whole):
+        return None
+    return next(length for length in range(max(minimum, 1), len(tokens) + 1) if holds(decode(tokens[:length])))
+
+
+def cut_at_stops(
+    rollout: Rollout,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: Sequence[str],
+    *,
+    minimum: int,
+    pad_token: int,
+) -> tuple[Rollout, Bool[np.ndarray, " batch"]]:
+    """Ends every response at its first stop string.
+
+    Args:
+        rollout: as it was sampled.
+        tokenizer: of the policy.
+        stops: strings that end a response.
+        minimum: tokens before which they do not.
+        pad_token: fills the columns after the end.
+
+    Returns:
+        The rollout with shorter responses, laid out over the devices as before, and which responses stopped so.
+    """
+    tokens, mask = np.array(rollout.tokens), np.array(rollout.mask)
+    response_mask = np.array(rollout.response_mask)
+    prompt_time = tokens.shape[1] - response_mask.shape[1]
+    stopped = np.zeros(len(tokens), bool)
+    for row, keep in enumerate(response_mask):
+        length = stop_length(tokenizer, tokens[row, prompt_time:][keep], stops, minimum)
+        if length is not None:
+            stopped[row] = True
+            response_mask[row, length:] = False
+            mask[row, prompt_time + length :] = False
+            tokens[row, prompt_time + length :] = pad_token
+    cut = replace(rollout, tokens=tokens, mask=mask, response_mask=response_mask)
+    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), cut, rollout), stopped

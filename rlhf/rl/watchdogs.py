@@ -1,0 +1,173 @@
+"""Watchdogs: what usually goes wrong in reinforcement learning from reward models, noticed while it does.
+
+Each looks at the metrics of an iteration, and barks when what it looks for has held for some iterations in a row: once in the
+console with what it means and what to try, and as 1 in the metrics (`watchdog/<name>`) as long as it holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlhf.errors import require_positive
+
+Kind = Literal[
+    "over_optimisation",
+    "length_drift",
+    "entropy_collapse",
+    "kl_out_of_range",
+    "ratio_variance",
+    "value_unexplained",
+    "missing_ends",
+    "one_sided_gate",
+]
+Metrics = Mapping[str, float]
+
+ADVICE: dict[Kind, str] = {
+    "over_optimisation": "the reward in training rises while held-out prompts do worse than at their best: the policy learns the"
+    " reward model's mistakes (2210.10760). Try a larger ppo.kl.coefficient, fewer iterations, or a reward model of more data.",
+    "length_drift": "responses have become much longer or shorter than at the start: the reward may be of length. Look at"
+    " samples.jsonl; try more varied comparisons, or a rule against length.",
+    "entropy_collapse": "the policy hardly varies its answers any more, so it explores nothing. Try ppo.entropy_coefficient, a"
+    " larger ppo.kl.coefficient or a lower policy_optimizer.learning_rate.",
+    "kl_out_of_range": "the KL to the reference is out of range: above, the policy has left what the reward model knows; below 0,"
+    " log-probabilities are not of the distribution that was sampled. Try a larger ppo.kl.coefficient or a lower learning rate.",
+    "ratio_variance": "the policy moves far within one update, so old samples say little about it. Try a lower"
+    " policy_optimizer.learning_rate, fewer ppo.epochs, or ppo.stop_at_kl.",
+    "value_unexplained": "the value model predicts returns worse than their mean would, so advantages are noise. Try"
+    " ppo.value_warmup_iterations, a higher value_optimizer.learning_rate, or value_from a reward model.",
+    "missing_ends": "most responses do not end within ppo.response_length. Raise it, or ppo.missing_end_penalty, or fine-tune on"
+    " demonstrations with their end tokens.",
+    "one_sided_gate": "one reward model decides (almost) every response, so the other teaches nothing. Check the tags of safety"
+    " prompts, ppo.combine.threshold, and whether the two models' scores are on one scale.",
+}
+
+
+@dataclass(frozen=True)
+class WatchdogConfig:
+    """When watchdogs bark.
+
+    Attributes:
+        enabled: whether they look at all.
+        stop_on: names of those that end the run (its policy is saved as it is then); the others only warn.
+        patience: iterations (held-out checks, for over_optimisation) in a row before one barks.
+        held_out_fall: over_optimisation: share of the best gain of held-out gold score (held-out reward where there is no gold)
+            that is lost again while the training reward is higher than at that best.
+        length_factor: length_drift: mean response length over, or under, that of the first iteration.
+        entropy_fraction: entropy_collapse: entropy a token as a fraction of the first iteration's.
+        highest_kl: kl_out_of_range: nats a response.
+        lowest_kl: kl_out_of_range: nats a response; chance alone brings it a little below 0.
+        highest_ratio_variance: ratio_variance: of the probability ratio within an update.
+        lowest_explained_variance: value_unexplained: of the returns by the value model.
+        highest_missing_ends: missing_ends: share of responses without an end.
+        gate_margin: one_sided_gate: one side decides all but this share of the responses.
+    """
+
+    enabled: bool = True
+    stop_on: list[Kind] = field(default_factory=list)
+    patience: int = 3
+    held_out_fall: float = 0.5
+    length_factor: float = 2.0
+    entropy_fraction: float = 0.1
+    highest_kl: float = 50.0
+    lowest_kl: float = -1.0
+    highest_ratio_variance: float = 1.0
+    lowest_explained_variance: float = -0.5
+    highest_missing_ends: float = 0.5
+    gate_margin: float = 0.01
+
+    def __post_init__(self):
+        require_positive(self, "patience", "length_factor", section="watchdogs.")
+
+
+class Watchdogs:
+    """Looks at the metrics of each iteration in turn.
+
+    Args:
+        config: when to bark.
+        state: what `state` returned when the run was interrupted, or None at its beginning.
+
+    Attributes:
+        state: what has been seen so far, as JSON can hold it; goes into the checkpoint.
+    """
+
+    def __init__(self, config: WatchdogConfig, state: Mapping[str, Any] | None = None):
+        self.config = config
+        self.state: dict[str, Any] = {"first": {}, "checks": [], "streaks": {}, "barked": []}
+        self.state |= state or {}
+
+    def look(self, metrics: Metrics, responses: int) -> tuple[dict[str, float], list[Kind]]:
+        """Looks at one iteration.
+
+        Args:
+            metrics: of the iteration, those of the held-out check among them if there was one.
+            responses: responses in the iteration.
+
+        Returns:
+            1 or 0 for each kind that has something to look at, as `watchdog/<kind>`, and the kinds that bark for the first time.
+        """
+        if not self.config.enabled:
+            return {}, []
+        self._remember(metrics)
+        report, first_barks = {}, []
+        for kind, holds in self._signs(metrics, responses).items():
+            streak = self.state["streaks"].get(kind, 0) + 1 if holds else 0
+            self.state["streaks"][kind] = streak
+            barks = streak >= self.config.patience
+            report[f"watchdog/{kind}"] = float(barks)
+            if barks and kind not in self.state["barked"]:
+                self.state["barked"].append(kind)
+                first_barks.append(kind)
+        return report, first_barks
+
+    def stops(self, report: Mapping[str, float]) -> Kind | None:
+        """The kind because of which the run is to end, or None."""
+        return next((kind for kind in self.config.stop_on if report.get(f"watchdog/{kind}")), None)
+
+    def _remember(self, metrics: Metrics) -> None:
+        for name in ("objective/response_length", "objective/entropy_per_token"):
+            if name in metrics:
+                self.state["first"].setdefault(name, float(metrics[name]))
+        held_out = metrics.get("held_out/gold_score", metrics.get("held_out/reward"))
+        proxy = metrics.get("combine/combined_score", metrics.get("objective/scores"))
+        if held_out is not None and proxy is not None:
+            self.state["checks"].append([float(proxy), float(held_out)])
+
+    def _signs(self, metrics: Metrics, responses: int) -> dict[Kind, bool]:
+        """What each kind sees now; a kind without its metrics is left out."""
+        config, first = self.config, self.state["first"]
+        signs: dict[Kind, bool] = {}
+
+        def see(kind: Kind, name: str, holds) -> None:
+            if name in metrics:
+                signs[kind] = bool(holds(metrics[name]))
+
+        if "held_out/reward" in metrics or "held_out/gold_score" in metrics:
+            signs["over_optimisation"] = _fell_while_rewarded(self.state["checks"], config.held_out_fall)
+        length = first.get("objective/response_length", 0.0)
+        see(
+            "length_drift",
+            "objective/response_length",
+            lambda now: now > length * config.length_factor or now < length / config.length_factor,
+        )
+        entropy = first.get("objective/entropy_per_token", 0.0)
+        see("entropy_collapse", "objective/entropy_per_token", lambda now: now < entropy * config.entropy_fraction)
+        see("kl_out_of_range", "objective/kl", lambda now: not config.lowest_kl <= now <= config.highest_kl)
+        see("ratio_variance", "val/ratio_var", lambda now: now > config.highest_ratio_variance)
+        see("value_unexplained", "val/explained_variance", lambda now: now < config.lowest_explained_variance)
+        see("missing_ends", "val/num_eos_tokens", lambda now: 1 - now / responses > config.highest_missing_ends)
+        margin = config.gate_margin
+        see("one_sided_gate", "combine/safety_share", lambda now: not margin <= now <= 1 - margin)
+        return signs
+
+
+def _fell_while_rewarded(checks: list[list[float]], fall: float) -> bool:
+    """Whether held-out prompts lost `fall` of what they had gained at their best, at a higher reward than there."""
+    best_proxy, best = max(checks, key=lambda check: check[1])
+    proxy, now = checks[-1]
+    gain = best - checks[0][1]
+    return best > now and proxy > best_proxy and best - now > fall * gain
+
+
+def advice(kind: Kind) -> str:
+    """What a bark means and what to try."""
+    return f"Watchdog {kind}: {ADVICE[kind]}"

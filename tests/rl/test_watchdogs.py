@@ -1,0 +1,73 @@
+"""Each watchdog barks at what it is for, once in the console, and is silent at a healthy run."""
+
+import json
+from typing import get_args
+
+import pytest
+
+from rlhf.rl.watchdogs import ADVICE, Kind, WatchdogConfig, Watchdogs
+
+HEALTHY = {
+    "objective/response_length": 20.0,
+    "objective/entropy_per_token": 1.0,
+    "objective/kl": 3.0,
+    "objective/scores": 0.5,
+    "val/ratio_var": 0.02,
+    "val/explained_variance": 0.4,
+    "val/num_eos_tokens": 60.0,
+    "combine/safety_share": 0.4,
+}
+SICK = {
+    "length_drift": {"objective/response_length": 41.0},
+    "entropy_collapse": {"objective/entropy_per_token": 0.05},
+    "kl_out_of_range": {"objective/kl": -2.0},
+    "ratio_variance": {"val/ratio_var": 1.5},
+    "value_unexplained": {"val/explained_variance": -0.9},
+    "missing_ends": {"val/num_eos_tokens": 20.0},
+    "one_sided_gate": {"combine/safety_share": 0.995},
+}
+
+
+def test_every_kind_has_advice_and_a_test_here():
+    assert set(ADVICE) == set(get_args(Kind)) == {*SICK, "over_optimisation"}
+
+
+@pytest.mark.parametrize("kind", SICK)
+def test_it_barks_after_its_patience_once_and_says_so_in_every_iterations_metrics(kind):
+    watchdogs = Watchdogs(WatchdogConfig(patience=2, stop_on=[kind]))
+    report, barks = watchdogs.look(HEALTHY, 64)
+    assert not barks and not any(report.values()) and len(report) == len(SICK)
+    seen = [watchdogs.look(HEALTHY | SICK[kind], 64) for _ in range(3)]
+    assert [barks for _, barks in seen] == [[], [kind], []]
+    assert [report[f"watchdog/{kind}"] for report, _ in seen] == [0, 1, 1]
+    assert [watchdogs.stops(report) for report, _ in seen] == [None, kind, kind]
+    assert all(value == 0 for name, value in seen[1][0].items() if name != f"watchdog/{kind}")
+    assert watchdogs.look(HEALTHY, 64)[0][f"watchdog/{kind}"] == 0
+
+
+def test_over_optimisation_is_a_rising_reward_while_gold_has_fallen_from_its_best():
+    watchdogs = Watchdogs(WatchdogConfig(patience=1))
+    course = [(0.0, 0.0), (1.0, 1.0), (2.0, 0.7), (0.5, 0.2), (3.0, 0.4)]
+    barks = []
+    for reward, gold in course:
+        report, _ = watchdogs.look(
+            HEALTHY | {"combine/combined_score": reward, "held_out/gold_score": gold, "held_out/reward": reward}, 64
+        )
+        barks.append(report["watchdog/over_optimisation"])
+    assert barks == [0, 0, 0, 0, 1]  # a small fall, and a fall at a lower reward, are none
+
+
+def test_what_it_has_seen_survives_an_interruption_and_off_is_off():
+    config = WatchdogConfig(patience=2)
+    first = Watchdogs(config)
+    first.look(HEALTHY, 64)
+    first.look(HEALTHY | SICK["length_drift"], 64)
+    continued = Watchdogs(config, json.loads(json.dumps(first.state)))
+    assert continued.look(HEALTHY | SICK["length_drift"], 64)[1] == ["length_drift"]
+    assert Watchdogs(WatchdogConfig(enabled=False)).look(HEALTHY | SICK["missing_ends"], 64) == ({}, [])
+
+
+def test_a_run_without_value_model_gate_or_held_out_prompts_has_fewer_watchdogs():
+    metrics = {name: value for name, value in HEALTHY.items() if name.startswith("objective/")}
+    report, _ = Watchdogs(WatchdogConfig()).look(metrics, 64)
+    assert set(report) == {f"watchdog/{kind}" for kind in ("length_drift", "entropy_collapse", "kl_out_of_range")}

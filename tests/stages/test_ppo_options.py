@@ -1,0 +1,174 @@
+"""PPO runs with what is not on by default, and runs of its siblings without a value model."""
+
+import itertools
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rlhf.config_files import load_config
+from rlhf.errors import UserError
+from rlhf.rewards.lagrangian import LagrangianConfig, next_multiplier
+from rlhf.stages import ppo
+from rlhf.training.signals import Interrupted, SignalWatch
+
+
+@pytest.fixture(scope="module")
+def configure(folders, world):
+    base = {
+        "model.init_from": folders.policy,
+        "helpfulness": folders.helpfulness,
+        "safety": folders.safety,
+        "data.path": str(world / "prompts.jsonl"),
+        "evaluation_data.path": str(world / "prompts_held_out.jsonl"),
+        "iterations": 3,
+        "ppo.rollout_batch_size": 8,
+        "ppo.minibatch_size": 4,
+        "ppo.epochs": 1,
+        "ppo.response_length": 6,
+        "evaluate_every": 1,
+        "evaluation_prompts": 8,
+        "policy_optimizer.learning_rate": 1e-2,
+        "mesh.data": 1,
+    }
+
+    def configure(**changes) -> ppo.Config:
+        settings = base | {name.replace("__", "."): value for name, value in changes.items()}
+        spelt = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        return load_config(ppo.Config, [], [f"{name}={value}" for name, value in spelt.items()])
+
+    return configure
+
+
+@pytest.fixture(scope="module")
+def everything(world):
+    """All options that go together."""
+    return {
+        "pretraining_data__path": str(world / "documents.jsonl"),
+        "pretraining_row_length": 16,
+        "saved_policy": "average",
+        "watchdogs__patience": 1,
+        "watchdogs__length_factor": 1.0001,
+        "ppo__value_warmup_iterations": 1,
+        "ppo__average_decay": 0.5,
+        "ppo__pretraining_coefficient": 0.5,
+        "ppo__entropy_coefficient": 0.01,
+        "ppo__dual_clip": 3.0,
+        "ppo__stop_at_kl": 10.0,
+        "ppo__minimum_length": 2,
+        "ppo__stop_strings": ["e", "a"],
+        "ppo__missing_end_score": -1.0,
+        "ppo__kl__place": "loss",
+        "ppo__kl__estimator": "k2",
+        "ppo__combine__kind": "lagrangian",
+        "ppo__combine__whiten": False,
+        "ppo__combine__lagrangian__learning_rate": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(configure, everything, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options") / "finished"
+    ppo.run(configure(output=str(folder), **everything))
+    return folder
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_interrupted_and_continued_it_ends_with_the_same_bytes(configure, everything, finished, tmp_path, monkeypatch):
+    config = configure(output=str(tmp_path), **everything)
+    with monkeypatch.context() as patch:
+        iterations = itertools.count(1)
+        patch.setattr(SignalWatch, "agreed", lambda _, synchronize: signal.SIGTERM if next(iterations) == 2 else None)
+        with pytest.raises(Interrupted):
+            ppo.run(config)
+    ppo.run(config)
+    for name in ("model/model.safetensors", "metrics.jsonl", "samples.jsonl"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_warm_up_multiplier_stop_strings_and_watchdogs_are_in_the_metrics(finished):
+    lines = read_lines(finished / "metrics.jsonl")[1:]
+    assert [line["objective/kl"] == 0 for line in lines] == [
+        True,
+        True,
+        False,
+    ]  # the policy first learns in iteration 2
+    assert lines[0]["loss/pretraining_avg"] > 1 and lines[2]["loss/kl_avg"] > 0
+    multiplier = 1.0
+    for line in lines:
+        assert line["objective/cost_multiplier"] == pytest.approx(multiplier, rel=1e-5)
+        if line is not lines[0]:  # held while the value model warms up
+            cost = -line["objective/safety"]
+            multiplier = float(next_multiplier(multiplier, cost, LagrangianConfig(learning_rate=0.5), 1))
+    assert any(line["watchdog/length_drift"] for line in lines[1:])
+    assert all(line["policy/update_stopped"] == 0 for line in lines)
+    samples = [row["response"] for row in read_lines(finished / "samples.jsonl")]
+    assert any(stop in text for text in samples for stop in "ea")
+    assert any(line["val/num_eos_tokens"] > 0 for line in lines)
+
+
+def test_the_saved_policy_is_the_average(configure, everything, finished, tmp_path, folders):
+    last = tmp_path / "last"
+    ppo.run(configure(output=str(last), **everything | {"saved_policy": "last", "evaluate_every": 0}))
+    average, final, start = (
+        load_file(next(folder.rglob("model.safetensors")))
+        for folder in (finished / "model", last / "model", Path(folders.policy))
+    )
+    distance = {
+        name: sum(np.abs(model[key] - start[key]).sum() for key in start)
+        for name, model in {"average": average, "final": final}.items()
+    }
+    assert 0 < distance["average"] < distance["final"]
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_siblings_run_without_a_value_model(configure, tmp_path, advantage):
+    grouped = {"ppo__advantage": advantage, "ppo__samples_per_prompt": 4, "ppo__combine__whiten": False}
+    config = configure(output=str(tmp_path), **grouped, iterations=2, evaluate_every=0, sampled_rows=8)
+    job = ppo.prepare(config)
+    assert job.state.learners.value is None and "value" not in job.iteration.programs.roles
+    ppo.run(config)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert lines[0]["objective/kl"] == 0 and lines[1]["objective/kl"] != 0
+    assert 0 <= lines[0]["objective/tied_groups"] <= 1
+    assert not any(name.startswith(("loss/value", "val/explained")) for name in lines[0])
+    prompts = [row["prompt"] for row in read_lines(tmp_path / "samples.jsonl")[:8]]
+    assert len(set(prompts[:4])) == len(set(prompts[4:])) == 1
+    assert len({row["response"] for row in read_lines(tmp_path / "samples.jsonl")[:4]}) > 1
+
+
+def test_a_watchdog_can_end_the_run_and_its_policy_is_saved(configure, tmp_path):
+    stops = {"watchdogs__stop_on": ["missing_ends"], "watchdogs__patience": 1, "watchdogs__highest_missing_ends": -1.0}
+    summary = ppo.run(configure(output=str(tmp_path), evaluate_every=0, **stops))
+    assert summary["stopped_by"] == "missing_ends" and summary["iterations"] == 1
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert [line["watchdog/missing_ends"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"ppo__kl__place": "loss"}, "ppo.kl.estimator is k1"),
+        ({"ppo__advantage": "rloo"}, "ppo.samples_per_prompt is 1"),
+        ({"ppo__advantage": "reinforce", "ppo__value_warmup_iterations": 1}, "has no value model"),
+        ({"ppo__samples_per_prompt": 3}, "ppo.samples_per_prompt"),
+        ({"ppo__minimum_length": 6}, "ppo.minimum_length is 6"),
+        ({"ppo__dual_clip": 0.5}, "ppo.dual_clip"),
+        ({"ppo__average_decay": 1.0}, "ppo.average_decay"),
+        ({"saved_policy": "average"}, "ppo.average_decay is not set"),
+        ({"ppo__pretraining_coefficient": 1.0}, "pretraining_data is not set"),
+        ({"ppo__value_warmup_iterations": 3}, "of 3 iterations"),
+        ({"ppo__stop_strings": [""]}, "empty string"),
+        ({"ppo__combine__lagrangian__initial": 9.0}, "above combine.lagrangian.maximum"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_that_do_not_fit_are_refused(configure, changes, message):
+    with pytest.raises(UserError, match=message):
+        configure(**changes)
