@@ -90,16 +90,16 @@ def _float32_copy(parameter: Array) -> Array:
 
 def outline_learning(
     policy: nnx.Module,
-    value: nnx.Module,
+    value: nnx.Module | None,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     mesh: Mesh,
 ) -> Learners:
     """What `begin_learning` gives, as shapes laid out over a mesh, of models of shapes."""
     states = [
-        outline_train_state(model, optimizer, trained(model), mesh)[1]
+        None if model is None else replace(outline_train_state(model, optimizer, trained(model), mesh)[1], frozen=None)
         for model, optimizer in zip((policy, value), optimizers, strict=True)
     ]
-    return Learners(*(replace(state, frozen=None) for state in states))
+    return Learners(*states)
 
 
 def update(

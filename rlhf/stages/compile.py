@@ -170,7 +170,8 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
     rows = config.ppo.rollout_batch_size
     batch_placer(mesh, rows, "ppo.rollout_batch_size")
-    policy, value = outlines.policy(config.model), outlines.scorer_to_train(config.model)
+    policy = outlines.policy(config.model)
+    value = outlines.scorer_to_train(config.model) if config.ppo.needs_value_model else None
     judges = {name: getattr(config, name) for name in ("helpfulness", "safety")}
     frozen = FrozenModels(
         reference=outlines.reference(config.model),

@@ -285,9 +285,9 @@ def prepare(config: Config) -> Job:
     contexts |= {f"{name} model": model.transformer.config for name, model in reward_models.items()}
     check_context("ppo.response_length", config.ppo.response_length, prompts, contexts)
     if len(train) < config.ppo.prompts_per_rollout:
+        several = f" for {config.ppo.prompts_per_rollout} prompts" if config.ppo.samples_per_prompt > 1 else ""
         raise UserError(
-            f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size} and so takes {config.ppo.prompts_per_rollout} prompts,"
-            f" but there are only {len(train)} prompts",
+            f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size}{several}, but there are only {len(train)} prompts",
             fix="lower ppo.rollout_batch_size or use more prompts.",
         )
     if config.ppo.combine.kind == "lagrangian" and len(reward_models) < 2:
