@@ -34,6 +34,9 @@ class EncodedPair:
         weight: the comparison's weight in the loss.
         index: position of the comparison in the data set.
         origin: the record that it comes from; the comparisons of one ranked list have the same.
+        preference: probability that the preferred answer is the better one.
+        chosen_safe: 1 if the preferred answer is safe, 0 if not, −1 if that is not known.
+        rejected_safe: the same of the other answer.
     """
 
     prompt: Int[np.ndarray, " prompt_time"]
@@ -43,6 +46,9 @@ class EncodedPair:
     weight: float = 1.0
     index: int = 0
     origin: str = ""
+    preference: float = 1.0
+    chosen_safe: float = -1.0
+    rejected_safe: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,9 @@ def encode_comparison(tokenizer: "PreTrainedTokenizerFast", comparison: Comparis
         weight=comparison.weight,
         index=index,
         origin=comparison.origin,
+        preference=comparison.preference,
+        chosen_safe=comparison.chosen_safe,
+        rejected_safe=comparison.rejected_safe,
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from rlhf.data.batches import PairBatch
 from rlhf.data.encoding import EncodedPair
+from rlhf.data.labelled_pairs import LabelledPairBatch
 from rlhf.data.packing import best_fit_decreasing, check_lengths
 
 Ranking = list[EncodedPair]
@@ -29,13 +30,16 @@ def ranking_length(ranking: Ranking) -> int:
     return len(ranking[0].prompt) + sum(map(len, _answers(ranking).values()))
 
 
-def pack_rankings(rankings: Sequence[Ranking], row_length: int, *, pad_token: int = 0) -> PairBatch:
+def pack_rankings(
+    rankings: Sequence[Ranking], row_length: int, *, pad_token: int = 0, labelled: bool = False
+) -> PairBatch:
     """Packs rankings into rows as `pack_sequences` does with sequences.
 
     Args:
         rankings: the comparisons, those of a ranked list together.
         row_length: tokens a row; each ranking is at most that long (ValueError if not).
         pad_token: id written into padding.
+        labelled: make a `LabelledPairBatch`, which holds more than the order of two answers.
 
     Returns:
         NumPy arrays [rows, row_length], and [rows, most comparisons in a row] for what belongs to a comparison.
@@ -54,6 +58,9 @@ def pack_rankings(rankings: Sequence[Ranking], row_length: int, *, pad_token: in
         margin=np.zeros(places, np.float32),
         weight=np.zeros(places, np.float32),
     )
+    if labelled:
+        labels = {name: np.zeros(places, np.float32) for name in ("preference", "chosen_safe", "rejected_safe")}
+        batch = LabelledPairBatch(**vars(batch), **labels)
     for row, members in enumerate(rows):
         _fill_row(batch, row, members)
     return batch
@@ -81,6 +88,9 @@ def _fill_row(batch: PairBatch, row: int, rankings: Sequence[Ranking]) -> None:
             batch.chosen_end[row, place] = last[pair.chosen.tobytes()]
             batch.rejected_end[row, place] = last[pair.rejected.tobytes()]
             batch.margin[row, place], batch.weight[row, place] = pair.margin, pair.weight
+            if isinstance(batch, LabelledPairBatch):
+                batch.preference[row, place] = pair.preference
+                batch.chosen_safe[row, place], batch.rejected_safe[row, place] = pair.chosen_safe, pair.rejected_safe
             place += 1
 
 

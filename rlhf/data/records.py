@@ -68,6 +68,9 @@ class Comparison:
         weight: the comparison's weight in the loss.
         origin: where it was read, as `file:line`.
         metadata: every other column of the record.
+        preference: probability that the preferred answer is the better one; ½ for a tie.
+        chosen_safe: 1 if the preferred answer is safe, 0 if not, −1 if that is not known.
+        rejected_safe: the same of the other answer.
     """
 
     prompt: tuple[Message, ...]
@@ -77,6 +80,9 @@ class Comparison:
     weight: float = 1.0
     origin: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    preference: float = 1.0
+    chosen_safe: float = -1.0
+    rejected_safe: float = -1.0
 
 
 @dataclass(frozen=True)

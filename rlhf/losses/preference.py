@@ -12,12 +12,17 @@ def pairwise_loss(
     margin: Float[Array, "*batch"] | float = 0.0,
     centering: float = 0.0,
     weight: Float[Array, "*batch"] | None = None,
+    preference: Float[Array, "*batch"] | float = 1.0,
+    smoothing: float = 0.0,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """−log σ(chosen − rejected − margin) + centering · (chosen + rejected)², weighted and summed.
+    """−p log σ(Δ) − (1 − p) log σ(−Δ) + centering · (chosen + rejected)², Δ = chosen − rejected − margin, weighted and summed.
 
-    The first term is equation 1 of 2203.02155, with the margin of equation 2 of 2307.09288. The K(K−1)/2 comparisons of
-    one ranking each weigh 2/(K(K−1)), so that a prompt counts once whatever K is. The loss of differences leaves the
-    scores free up to a constant; the second term pulls them towards 0 on average (2312.09244).
+    For p = 1 the first terms are equation 1 of 2203.02155, with the margin of equation 2 of 2307.09288. A soft label p, as AI
+    feedback gives it, is learned as the probability that it is (2212.08073, section 4.1); for a tie, p = ½, either answer gets half
+    a win. Smoothing takes every label for wrong with a fixed probability ε: p becomes (1 − ε) p + ε (1 − p).
+
+    The K(K−1)/2 comparisons of one ranking each weigh 2/(K(K−1)), so that a prompt counts once whatever K is. The loss of
+    differences leaves the scores free up to a constant; the last term pulls them towards 0 on average (2312.09244).
 
     Args:
         chosen: scores of the preferred answers.
@@ -25,15 +30,77 @@ def pairwise_loss(
         margin: difference that is asked for; 0 for the plain loss.
         centering: strength of the pull towards 0; about 0.01, or 0 for none.
         weight: weight of each comparison; 0 leaves the row out whatever it holds. None for 1.
+        preference: p, the probability that the preferred answer is the better one.
+        smoothing: ε, 0 to below ½.
 
     Returns:
         The weighted sum, and the sum of weights.
     """
     weight = _weights(chosen, weight)
-    chosen = jnp.where(weight > 0, chosen.astype(jnp.float32), 0.0)
-    rejected = jnp.where(weight > 0, rejected.astype(jnp.float32), 0.0)
-    margin = jnp.where(weight > 0, jnp.asarray(margin, jnp.float32), 0.0)
-    losses = -jax.nn.log_sigmoid(chosen - rejected - margin) + centering * jnp.square(chosen + rejected)
+    chosen, rejected, margin, preference = (_real(each, weight) for each in (chosen, rejected, margin, preference))
+    difference = chosen - rejected - margin
+    doubt = preference * smoothing + (1.0 - preference) * (1.0 - smoothing)
+    losses = (doubt - 1.0) * jax.nn.log_sigmoid(difference) - doubt * jax.nn.log_sigmoid(-difference)
+    losses = losses + centering * jnp.square(chosen + rejected)
+    return jnp.sum(weight * losses), jnp.sum(weight)
+
+
+def pairwise_loss_with_ties(
+    chosen: Float[Array, "*batch"],
+    rejected: Float[Array, "*batch"],
+    *,
+    threshold: float,
+    preference: Float[Array, "*batch"],
+    margin: Float[Array, "*batch"] | float = 0.0,
+    weight: Float[Array, "*batch"] | None = None,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """Negative log-likelihood of Rao and Kupper's model of comparisons that may be tied, weighted and summed.
+
+    With Δ = chosen − rejected − margin and η the threshold (log θ of "Ties in paired-comparison experiments", Journal of the
+    American Statistical Association 62, 1967):
+
+        P(chosen) = σ(Δ − η)    P(rejected) = σ(−Δ − η)    P(tie) = (e^{2η} − 1) σ(Δ − η) σ(−Δ − η)
+
+    Args:
+        chosen: scores of the preferred answers.
+        rejected: scores of the other answers.
+        threshold: η > 0: the difference at which the better answer wins half of the time.
+        preference: probability that the preferred answer is the better one; ½ is an observed tie.
+        margin: difference that is asked for.
+        weight: weight of each comparison; 0 leaves the row out. None for 1.
+
+    Returns:
+        The weighted sum, and the sum of weights.
+    """
+    weight = _weights(chosen, weight)
+    chosen, rejected, margin, preference = (_real(each, weight) for each in (chosen, rejected, margin, preference))
+    difference = chosen - rejected - margin
+    chosen_wins = jax.nn.log_sigmoid(difference - threshold)
+    rejected_wins = jax.nn.log_sigmoid(-difference - threshold)
+    tied = jnp.log(jnp.expm1(2.0 * threshold)) + chosen_wins + rejected_wins
+    decided = preference * chosen_wins + (1.0 - preference) * rejected_wins
+    return jnp.sum(-weight * jnp.where(preference == 0.5, tied, decided)), jnp.sum(weight)
+
+
+def safety_loss(
+    scores: Float[Array, "*batch"], is_safe: Float[Array, "*batch"], *, weight: Float[Array, "*batch"] | None = None
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """Binary cross-entropy of σ(score) against whether the answer is safe: the auxiliary loss of safety models in 2307.09288.
+
+    Section 3.2.2 names the loss without its formula. It gives the score an absolute meaning, the log-odds of being safe, which the
+    loss of differences leaves open.
+
+    Args:
+        scores: of answers.
+        is_safe: 1 for safe answers, 0 for unsafe ones, negative where that is not known, which leaves the answer out.
+        weight: weight of each answer; 0 leaves it out. None for 1.
+
+    Returns:
+        The weighted sum, and the sum of weights, of the answers whose safety is known.
+    """
+    weight = _weights(scores, weight) * (is_safe >= 0)
+    scores, is_safe = _real(scores, weight), _real(is_safe, weight)
+    losses = -is_safe * jax.nn.log_sigmoid(scores) - (1.0 - is_safe) * jax.nn.log_sigmoid(-scores)
     return jnp.sum(weight * losses), jnp.sum(weight)
 
 
@@ -60,3 +127,8 @@ def pairwise_accuracy(
 
 def _weights(scores: Float[Array, "*batch"], weight: Float[Array, "*batch"] | None) -> Float32[Array, "*batch"]:
     return jnp.ones(scores.shape, jnp.float32) if weight is None else weight.astype(jnp.float32)
+
+
+def _real(values: Float[Array, "*batch"] | float, weight: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
+    """The values where they count, and 0 elsewhere, whatever stands there: no gradient reaches it either."""
+    return jnp.where(weight > 0, jnp.asarray(values, jnp.float32), 0.0)

@@ -1,30 +1,28 @@
 """Training one reward model on comparisons (2203.02155, section 3.5; margins and one model a kind of preference: 2307.09288).
 
 The model is the SFT policy with a scalar head, read at the answer's last token. The loss knows only differences of scores, so after
-training the scores are shifted: demonstrations score 0 on average.
+training the scores are shifted: demonstrations score 0 on average (`rlhf.stages.reward_scale`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
+from typing import Any, Literal
 
 from rlhf.data.batches import PairBatch
-from rlhf.data.lengths import TooLong, encode_comparisons, encode_demonstrations
+from rlhf.data.held_out import split_held_out
+from rlhf.data.labelled_pairs import LabelConfig, apply_labels
+from rlhf.data.lengths import TooLong, encode_comparisons
 from rlhf.data.packing import round_up
 from rlhf.data.pair_packing import pack_rankings, ranking_length, rankings_of
 from rlhf.data.records import Comparison
-from rlhf.data.sources import DataConfig, load_comparisons, load_demonstrations
+from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
-from rlhf.losses.preference import pairwise_accuracy, pairwise_loss
-from rlhf.models.heads import SequenceScorer
 from rlhf.models.source import ModelSource, load_scorer_to_train, save_model
 from rlhf.parallel.mesh import MeshConfig
-from rlhf.rewards.text import score_token_sequences
+from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
 from rlhf.stages.folder import close_folder, open_folder, write_json
+from rlhf.stages.reward_scale import calibrated, normalised, refuse_impossible_scale, without_ties
 from rlhf.stages.setup import check_row_length, model_tokenizer, say_left_out, training_and_held_out
 from rlhf.stages.training import train
 from rlhf.tracking.console import say
@@ -33,6 +31,7 @@ from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
 
 ROW_LENGTH_MULTIPLE = 32
+SEED_OF_HALVES = 50
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,21 @@ class Config:
         template: chat template; "tokenizer" keeps the one that came with the model.
         data: comparisons.
         evaluation_data: held-out comparisons; null for `data.held_out` of the data.
+        half: train on one half of the comparisons, divided by prompt, whatever the seed: "first" or "second"; null for all. Models
+            of the two halves show how far a policy exploits one of them (`rlhf robustness`).
         demonstrations: after training the scores are shifted so that these have mean 0; null for the preferred answers of the data.
         max_length: longest prompt and answer together, in tokens.
         row_length: tokens of a row, into which comparisons are packed; null for what the longest
             ranking needs.
         too_long: refuse a longer comparison, or leave it out and count it.
         use_margins: ask for the score difference that the data gives (2307.09288, equation 2).
+        labels: columns that say more of a comparison than which answer is preferred.
+        objective: what the loss makes of such labels, and of doubt in them.
         centering: strength of the pull of both scores towards 0 (2312.09244).
+        normalise: after training, bring the demonstrations' scores to mean 0, or to mean 0 and standard deviation 1, or neither.
+        policy_samples: normalise on as many answers of the policy in `model.init_from`, in the place of the demonstrations.
+        calibrate: divide the scores by the temperature that half of the held-out comparisons ask for, so that σ(difference) is
+            right as often as it says; the other half is evaluated on.
         optimizer: AdamW and its schedule.
         loop: steps, batch size (in rows), evaluation, checkpoints.
         mesh: how devices are laid out.
@@ -64,35 +71,42 @@ class Config:
     template: str = "tokenizer"
     data: DataConfig = field(default_factory=DataConfig)
     evaluation_data: DataConfig | None = None
+    half: Literal["first", "second"] | None = None
     demonstrations: DataConfig | None = None
     max_length: int = 512
     row_length: int | None = None
     too_long: TooLong = "error"
     use_margins: bool = True
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     centering: float = 0.0
+    normalise: Literal["mean", "mean_and_std", "none"] = "mean"
+    policy_samples: int = 0
+    calibrate: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
 
-
-def comparison_loss(centering: float):
-    """The loss function on a batch of comparisons: all prompts and answers go through the network together, once each."""
-
-    def loss(scorer: SequenceScorer, batch: PairBatch):
-        scores = scorer(batch.tokens, batch.segment_ids, batch.positions, batch.branch_ids)
-        chosen = jnp.take_along_axis(scores, batch.chosen_end, axis=1)
-        rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
-        total, weight = pairwise_loss(chosen, rejected, margin=batch.margin, centering=centering, weight=batch.weight)
-        difference = jnp.where(batch.weight > 0, chosen - rejected, 0.0)
-        metrics = {
-            "accuracy": pairwise_accuracy(chosen, rejected, weight=batch.weight),
-            "score_difference": (jnp.sum(batch.weight * difference), weight),
-        }
-        return total, weight, metrics
-
-    return loss
+    def __post_init__(self):
+        if self.policy_samples < 0:
+            raise UserError(f"policy_samples is {self.policy_samples}", fix="set it to 0 for demonstrations, or to more.")
+        if self.calibrate and self.normalise == "mean_and_std":
+            raise UserError(
+                "calibrate and normalise=mean_and_std both set the unit of the scores",
+                fix="set normalise to mean for calibrated log-odds, or calibrate to false for standard deviation 1.",
+            )
+        if self.objective.safety_weight and self.normalise != "none":
+            raise UserError(
+                "objective.safety_weight makes scores the log-odds of being safe, which normalise would shift",
+                fix="set normalise to none.",
+            )
+        if self.objective.safety_weight and not (self.labels.chosen_safe_column or self.labels.rejected_safe_column):
+            raise UserError(
+                "objective.safety_weight is set, but no column says which answers are safe",
+                fix="set labels.chosen_safe_column or labels.rejected_safe_column.",
+            )
 
 
 def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
@@ -109,9 +123,12 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     folder = open_folder(config)
 
     def load(data: DataConfig) -> list[Comparison]:
-        return load_comparisons(data, rows=comparisons if data is config.data else None)
+        records = apply_labels(config.labels, load_comparisons(data, rows=comparisons if data is config.data else None))
+        return without_ties(records) if config.objective.ties == "drop" else records
 
     preferences, held_out = training_and_held_out(load, config.data, config.evaluation_data, config.seed)
+    if config.half is not None:
+        preferences = split_held_out(preferences, 0.5, SEED_OF_HALVES)[config.half == "second"]
     if config.model.init_from is None:
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
     scorer = load_scorer_to_train(config.model, config.seed)
@@ -135,36 +152,26 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         row_length = config.row_length or round_up(longest, ROW_LENGTH_MULTIPLE)
         say(f"{len(encoded):,} comparisons from {len(rankings):,} records, in rows of {row_length} tokens")
         return [records[pair.index] for pair in encoded], pack_rankings(
-            rankings, row_length, pad_token=tokenizer.pad_token_id
+            rankings, row_length, pad_token=tokenizer.pad_token_id, labelled=config.labels.says_more
         )
 
     preferences, train_pairs = pairs(preferences)
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)
-    result = train(config, folder, scorer, comparison_loss(config.centering), train_pairs, held_out_pairs)
+    refuse_impossible_scale(config, held_out)
+    loss = comparison_loss(config.centering, config.objective)
+    result = train(config, folder, scorer, loss, train_pairs, held_out_pairs)
     scorer = normalised(result.model, tokenizer, config, preferences)
-    save_model(scorer, folder.model, tokenizer, config.model.init_from)
     summary = dict(result.summary)
+    held_out = without_ties(held_out)
+    if config.calibrate:
+        held_out, summary["calibration"] = calibrated(scorer, tokenizer, config, held_out)
+    save_model(scorer, folder.model, tokenizer, config.model.init_from)
     if held_out:
         chosen, rejected = score_comparisons(scorer, tokenizer, held_out, config.loop.batch_size)
         summary["evaluation"] = evaluate_comparisons(chosen, rejected, held_out, config.seed)
         write_json(folder.path / "evaluation.json", summary["evaluation"])
         report_accuracy(summary["evaluation"])
     return close_folder(folder, summary)
-
-
-def normalised(scorer: SequenceScorer, tokenizer, config: Config, preferences: Sequence[Comparison]) -> SequenceScorer:
-    """Shifts the scores so that demonstrations have mean 0; the unit of the scores (log-odds of preference) stays."""
-    if config.demonstrations is not None:
-        records = load_demonstrations(config.demonstrations)
-        encoded, _ = encode_demonstrations(tokenizer, records, max_length=config.max_length, too_long="skip")
-        sequences = [tokens for tokens, _ in encoded]
-    else:
-        encoded, _ = encode_comparisons(tokenizer, preferences, max_length=config.max_length, too_long="skip")
-        sequences = [np.concatenate([pair.prompt, pair.chosen]) for pair in encoded]
-    scores = score_token_sequences(scorer, sequences, config.loop.batch_size)
-    scorer.shift[...] = scorer.shift[...] + float(np.mean(scores)) / scorer.scale[...]
-    say(f"Scores shifted by {-float(np.mean(scores)):+.3f}, so that {len(sequences):,} demonstrations have mean 0")
-    return scorer
 
 
 def report_accuracy(evaluation: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.losses import pairwise_accuracy, pairwise_loss
+from rlhf.losses.preference import pairwise_accuracy, pairwise_loss, pairwise_loss_with_ties, safety_loss
 
 
 @pytest.mark.parametrize("centering", [0.0, 0.01])
@@ -74,3 +74,60 @@ def test_accuracy_counts_ties_one_half_and_leaves_filler_out():
     rejected = jnp.asarray([0.0, 1.0, 3.0, 0.0])
     correct, weight = pairwise_accuracy(chosen, rejected, weight=jnp.asarray([1.0, 1.0, 2.0, 0.0]))
     assert (correct, weight) == (2.0, 4.0)
+
+
+def test_soft_labels_and_smoothing_agree_with_binary_cross_entropy_in_torch():
+    random = np.random.default_rng(1)
+    chosen, rejected = random.normal(size=(2, 6)).astype(np.float32)
+    preference = np.asarray([1.0, 0.5, 0.7, 0.9, 0.6, 0.2], np.float32)
+    weight = np.asarray([1, 2, 0.5, 1, 0, 1], np.float32)
+    for smoothing in (0.0, 0.1):
+        settings = {"margin": 0.25, "weight": weight, "preference": preference, "smoothing": smoothing}
+        value, gradient = jax.value_and_grad(lambda x: pairwise_loss(x, rejected, **settings)[0])(chosen)  # noqa: B023
+        scores = torch.tensor(chosen, dtype=torch.float64, requires_grad=True)
+        target = (1 - smoothing) * torch.tensor(preference) + smoothing * (1 - torch.tensor(preference))
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(
+            scores - torch.tensor(rejected) - 0.25, target.double(), weight=torch.tensor(weight), reduction="sum"
+        )
+        expected.backward()
+        np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+        np.testing.assert_allclose(gradient, scores.grad, atol=1e-5)
+
+
+def test_a_soft_label_is_two_comparisons_with_shared_weight():
+    chosen, rejected = jnp.asarray([0.3]), jnp.asarray([-1.1])
+    soft, _ = pairwise_loss(chosen, rejected, preference=jnp.asarray([0.8]))
+    expected = 0.8 * pairwise_loss(chosen, rejected)[0] + 0.2 * pairwise_loss(rejected, chosen)[0]
+    np.testing.assert_allclose(soft, expected, rtol=1e-6)
+
+
+def test_with_ties_the_three_outcomes_have_probabilities_as_published_that_add_up_to_one():
+    """In the form of the paper: worths π = e^score, θ = e^η, P(a) = π_a / (π_a + θ π_b)."""
+    random = np.random.default_rng(2)
+    chosen, rejected = random.normal(size=(2, 5))
+    threshold = 0.7
+    first, second, theta = np.exp(chosen), np.exp(rejected), np.exp(threshold)
+    wins = first / (first + theta * second), second / (second + theta * first)
+    tie = first * second * (theta**2 - 1) / ((first + theta * second) * (second + theta * first))
+    np.testing.assert_allclose(sum(wins) + tie, 1.0)
+    for row in range(5):
+        for preference, expected in ((1.0, wins[0]), (0.0, wins[1]), (0.5, tie)):
+            arguments = (jnp.asarray([value[row]], jnp.float32) for value in (chosen, rejected))
+            loss, weight = pairwise_loss_with_ties(
+                *arguments, threshold=threshold, preference=jnp.asarray([preference])
+            )
+            np.testing.assert_allclose(np.exp(-loss), expected[row], rtol=1e-5)
+            assert weight == 1.0
+
+
+def test_safety_loss_agrees_with_torch_and_leaves_out_what_is_unknown():
+    scores = np.asarray([2.0, -1.0, 0.5, np.nan], np.float32)
+    is_safe, weight = np.asarray([1.0, 0.0, 0.0, -1.0], np.float32), np.asarray([1.0, 0.5, 2.0, 1.0], np.float32)
+    value, total = safety_loss(scores, is_safe, weight=weight)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(scores[:3]), torch.tensor(is_safe[:3]), weight=torch.tensor(weight[:3]), reduction="sum"
+    )
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-6)
+    assert total == 3.5
+    gradient = jax.grad(lambda x: safety_loss(x, is_safe, weight=weight)[0])(scores)
+    assert gradient[3] == 0 and np.isfinite(gradient).all()

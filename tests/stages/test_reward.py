@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from rlhf.data.encoding import EncodedPair
+from rlhf.data.labelled_pairs import LabelConfig
 from rlhf.data.pair_packing import pack_rankings, rankings_of
 from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
@@ -16,8 +17,9 @@ from rlhf.losses.preference import pairwise_accuracy, pairwise_loss
 from rlhf.models.hub import load_scorer
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
+from rlhf.rewards.objective import ObjectiveConfig
 from rlhf.rewards.text import RewardModel, score_token_sequences
-from rlhf.stages import reward
+from rlhf.stages import reward, reward_scale
 from rlhf.stages.setup import training_and_held_out
 from rlhf.training.loop import LoopConfig
 from rlhf.training.optimizer import OptimizerConfig
@@ -150,3 +152,135 @@ def test_centering_keeps_scores_near_zero_before_they_are_shifted(config, tmp_pa
     for centering in (0.0, 1.0):
         reward.run(replace(config, output=str(tmp_path / str(centering)), centering=centering))
     assert sizes[1.0] < 0.25 * sizes[0.0]
+
+
+def test_demonstrations_can_have_standard_deviation_one(config, tmp_path, trained):
+    run = replace(config, output=str(tmp_path / "out"), normalise="mean_and_std")
+    reward.run(run)
+    train, _ = training_and_held_out(load_comparisons, config.data, None, config.seed)
+    prompts, answers = [pair.prompt for pair in train], [pair.chosen for pair in train]
+    scores = RewardModel.load(run.output).score(prompts, answers)
+    assert np.mean(scores) == pytest.approx(0, abs=1e-4) and np.std(scores) == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(
+        scores, trained[1].score(prompts, answers) / np.std(trained[1].score(prompts, answers)), atol=1e-3
+    )
+
+
+def test_the_policys_own_answers_can_be_what_scores_zero(config, tmp_path, monkeypatch):
+    caught = []
+    original = reward_scale.policy_answers
+
+    def catching(tokenizer, stage_config, preferences):
+        caught.extend(original(tokenizer, stage_config, preferences))
+        return caught
+
+    monkeypatch.setattr(reward_scale, "policy_answers", catching)
+    run = replace(
+        config, output=str(tmp_path / "out"), policy_samples=4, max_length=48, loop=replace(config.loop, steps=1)
+    )
+    reward.run(run)
+    assert len(caught) == 4
+    model = RewardModel.load(run.output)
+    scores = score_token_sequences(model.scorer, caught, batch_size=4)
+    assert np.mean(scores) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_temperature_is_fitted_on_half_of_the_held_out_comparisons(config, tmp_path, trained):
+    """A third of the held-out labels are wrong, which a model that was trained without any such doubt cannot know."""
+    wrong = {"chosen": "No, never.", "rejected": "Yes, gladly."}
+    doubtful = [PAIRS[0] | {"prompt": f"Question {n}?"} | (wrong if n % 3 == 0 else {}) for n in range(150)]
+    path = write_lines(tmp_path / "doubtful.jsonl", doubtful)
+    run = replace(config, output=str(tmp_path / "out"), evaluation_data=DataConfig(path=path), calibrate=True)
+    run = replace(run, data=replace(config.data, held_out=0.0))
+    summary = reward.run(run)
+    found = summary["calibration"]
+    assert found["fitted_on"] + summary["evaluation"]["pairs"] == 150 and found["fitted_on"] > 50
+    assert found["temperature"] > 1.5 and found["ece_after"] < found["ece_before"]
+    assert summary["evaluation"]["ece"] == pytest.approx(found["ece_after"], abs=1e-4)
+    assert float(RewardModel.load(run.output).scorer.scale[...]) == pytest.approx(1 / found["temperature"], rel=1e-5)
+
+
+def test_labels_of_safety_give_the_scores_a_sign_of_their_own(config, tmp_path):
+    labelled = [pair | {"safe": True, "other_safe": True} for pair in PAIRS]
+    path = write_lines(tmp_path / "labelled.jsonl", labelled)
+    run = replace(
+        config,
+        output=str(tmp_path / "out"),
+        data=DataConfig(path=path),
+        labels=LabelConfig(chosen_safe_column="safe", rejected_safe_column="other_safe"),
+        objective=ObjectiveConfig(safety_weight=5.0),
+        normalise="none",
+    )
+    reward.run(run)
+    model = RewardModel.load(run.output)
+    assert np.all(score(model, "Yes, gladly.") > 0) and np.all(score(model, "No, never.") > 0)
+    assert float(model.scorer.shift[...]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["safety_accuracy"] for line in lines if "safety_accuracy" in line][-1] == 1.0
+
+
+@pytest.mark.parametrize(("ties", "kept"), [("drop", 8), ("half", 16)])
+def test_probable_answers_are_preferred_and_ties_are_dropped_if_asked_for(config, tmp_path, capsys, ties, kept):
+    turned = [
+        {
+            "prompt": pair["prompt"],
+            "chosen": pair["rejected"],
+            "rejected": pair["chosen"],
+            "p": 0.5 if number % 2 else 0.0,
+        }
+        for number, pair in enumerate(PAIRS)
+    ]
+    run = replace(
+        config,
+        output=str(tmp_path / "out"),
+        data=DataConfig(path=write_lines(tmp_path / "turned.jsonl", turned)),
+        labels=LabelConfig(probability_column="p"),
+        objective=ObjectiveConfig(ties=ties),
+    )
+    reward.run(run)
+    assert f"{kept} comparisons from" in capsys.readouterr().err
+    model = RewardModel.load(run.output)
+    assert np.all(score(model, "Yes, gladly.") > score(model, "No, never."))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"calibrate": True, "normalise": "mean_and_std"}, "both set the unit"),
+        ({"objective": ObjectiveConfig(safety_weight=1.0)}, "normalise would shift"),
+        (
+            {"objective": ObjectiveConfig(safety_weight=1.0), "normalise": "none"},
+            "no column says which answers are safe",
+        ),
+        ({"policy_samples": -1}, "policy_samples is -1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(config, settings, said):
+    with pytest.raises(UserError, match=said):
+        replace(config, **settings)
+
+
+def test_the_two_halves_share_no_prompt_and_miss_none(config, tmp_path, monkeypatch):
+    trained_on = {}
+
+    def caught(scorer, tokenizer, stage_config, preferences):
+        trained_on[stage_config.half] = {pair.prompt for pair in preferences}
+        return scorer
+
+    monkeypatch.setattr(reward, "normalised", caught)
+    data = replace(config.data, held_out=0.0)
+    for seed, half in enumerate(("first", "second")):
+        loop = replace(config.loop, steps=1, batch_size=1)
+        reward.run(replace(config, output=str(tmp_path / half), half=half, data=data, loop=loop, seed=seed))
+    assert not trained_on["first"] & trained_on["second"]
+    assert len(trained_on["first"] | trained_on["second"]) == len(PAIRS)
+
+
+def test_what_could_not_be_measured_is_refused_before_training(config, folders, tmp_path):
+    alone = replace(config, output=str(tmp_path / "out"), calibrate=True, data=replace(config.data, held_out=0.0))
+    with pytest.raises(UserError, match="fewer than two prompts are held out"):
+        reward.run(alone)
+    model = replace(config.model, init_from=folders.helpfulness)
+    with pytest.raises(UserError, match="is a reward model, which writes no answers"):
+        reward.run(replace(config, output=str(tmp_path / "out"), model=model, policy_samples=2))
+    assert not (tmp_path / "out" / "config.yaml").exists()

@@ -1,0 +1,131 @@
+"""What a reward model minimises on a batch of comparisons: a loss of score differences, and what a data set's labels add to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf.data.batches import PairBatch
+from rlhf.data.labelled_pairs import LabelledPairBatch
+from rlhf.errors import UserError, require_positive
+from rlhf.losses.preference import pairwise_accuracy, pairwise_loss, pairwise_loss_with_ties, safety_loss
+from rlhf.models.heads import SequenceScorer
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss of a reward model.
+
+    Attributes:
+        label_smoothing: probability with which a label is taken to be wrong, 0 to below ½ (2305.18290's conservative form).
+        ties: comparisons labelled ½: "half" gives either answer half a win; "rao_kupper" is a model in which ties have a
+            probability of their own (Rao and Kupper, 1967), for all comparisons; "drop" leaves them out.
+        tie_threshold: of "rao_kupper": the score difference at which the better answer wins half of the time.
+        safety_weight: weight of the cross-entropy of σ(score) against the safety of single answers (2307.09288, section 3.2.2), a
+            mean over the answers of a comparison that are labelled; 0 for none.
+    """
+
+    label_smoothing: float = 0.0
+    ties: Literal["half", "rao_kupper", "drop"] = "half"
+    tie_threshold: float = 0.5
+    safety_weight: float = 0.0
+
+    def __post_init__(self):
+        require_positive(self, "tie_threshold", section="objective.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise UserError(
+                f"objective.label_smoothing is {self.label_smoothing}, expected 0 to below 0.5", fix="0.1 is usual."
+            )
+        if self.safety_weight < 0:
+            raise UserError(f"objective.safety_weight is {self.safety_weight}", fix="set it to 0 or more.")
+        if self.label_smoothing and self.ties == "rao_kupper":
+            raise UserError(
+                "objective.label_smoothing and objective.ties=rao_kupper are two models of the same doubt",
+                fix="set label_smoothing to 0, or ties to half.",
+            )
+
+
+def comparison_loss(
+    centering: float, objective: ObjectiveConfig | None = None
+) -> Callable[[SequenceScorer, PairBatch], Any]:
+    """The loss function on a batch of comparisons: all prompts and answers go through the network together, once each.
+
+    Args:
+        centering: strength of the pull of both scores towards 0 (2312.09244).
+        objective: what else; None for the plain loss.
+
+    Returns:
+        A function of scorer and batch that gives the weighted sum, its weight, and metrics as (sum, weight): "accuracy" (ties
+        among the labels left out), "score_difference", and "safety_accuracy" where there are labels of safety.
+    """
+    objective = objective or ObjectiveConfig()
+
+    def loss(scorer: SequenceScorer, batch: PairBatch):
+        scores = scorer(batch.tokens, batch.segment_ids, batch.positions, batch.branch_ids)
+        chosen = jnp.take_along_axis(scores, batch.chosen_end, axis=1)
+        rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
+        return objective_on_scores(chosen, rejected, batch, centering, objective)
+
+    return loss
+
+
+def objective_on_scores(
+    chosen: Float[Array, "batch pairs"],
+    rejected: Float[Array, "batch pairs"],
+    batch: PairBatch,
+    centering: float,
+    objective: ObjectiveConfig,
+):
+    """The loss and its metrics, from the scores of both answers of each comparison; see `comparison_loss`."""
+    is_labelled = isinstance(batch, LabelledPairBatch)
+    preference = batch.preference if is_labelled else jnp.ones_like(chosen)
+    if objective.ties == "rao_kupper":
+        total, weight = pairwise_loss_with_ties(
+            chosen,
+            rejected,
+            threshold=objective.tie_threshold,
+            preference=preference,
+            margin=batch.margin,
+            weight=batch.weight,
+        )
+        total += pairwise_centering(chosen, rejected, batch.weight, centering)
+    else:
+        total, weight = pairwise_loss(
+            chosen,
+            rejected,
+            margin=batch.margin,
+            centering=centering,
+            weight=batch.weight,
+            preference=preference,
+            smoothing=objective.label_smoothing,
+        )
+    difference = jnp.where(batch.weight > 0, chosen - rejected, 0.0)
+    metrics = {
+        "accuracy": pairwise_accuracy(chosen, rejected, weight=jnp.where(preference == 0.5, 0.0, batch.weight)),
+        "score_difference": (jnp.sum(batch.weight * difference), weight),
+    }
+    if is_labelled and objective.safety_weight:
+        auxiliary, metrics["safety_accuracy"] = pair_safety(chosen, rejected, batch)
+        total += objective.safety_weight * auxiliary
+    return total, weight, metrics
+
+
+def pairwise_centering(chosen, rejected, weight, centering: float):
+    """The pull of both scores towards 0, weighted and summed."""
+    return centering * jnp.sum(jnp.where(weight > 0, weight * jnp.square(chosen + rejected), 0.0))
+
+
+def pair_safety(chosen, rejected, batch: LabelledPairBatch):
+    """Cross-entropy of safety, for each comparison a mean over its labelled answers, weighted and summed; and the accuracy at 0."""
+    labelled = (batch.chosen_safe >= 0).astype(jnp.float32) + (batch.rejected_safe >= 0)
+    share = batch.weight / jnp.maximum(labelled, 1.0)
+    answers = ((chosen, batch.chosen_safe), (rejected, batch.rejected_safe))
+    loss = sum(safety_loss(scores, is_safe, weight=share)[0] for scores, is_safe in answers)
+    counted = [jnp.where(is_safe >= 0, batch.weight, 0.0) for _, is_safe in answers]
+    right = [
+        jnp.sum(weight * ((scores > 0) == (is_safe > 0.5)))
+        for weight, (scores, is_safe) in zip(counted, answers, strict=True)
+    ]
+    return loss, (sum(right), sum(map(jnp.sum, counted)))

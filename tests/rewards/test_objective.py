@@ -1,0 +1,100 @@
+"""What is minimised on a batch, from the scores of both answers, against NumPy in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf.data.batches import PairBatch
+from rlhf.data.labelled_pairs import LabelledPairBatch
+from rlhf.errors import UserError
+from rlhf.rewards.objective import ObjectiveConfig, objective_on_scores
+
+CHOSEN = np.array([[1.5, -0.5, 0.2], [2.0, 0.1, np.nan]])
+REJECTED = np.array([[0.5, 0.5, 0.4], [-1.0, 0.1, np.nan]])
+MARGIN = np.array([[0.0, 0.0, 0.5], [1.0, 0.0, 0.0]])
+WEIGHT = np.array([[1.0, 0.5, 0.5], [1.0, 2.0, 0.0]])
+PREFERENCE = np.array([[1.0, 0.5, 0.75], [1.0, 0.5, 0.0]])
+CHOSEN_SAFE = np.array([[1.0, -1.0, 0.0], [1.0, -1.0, 0.0]])
+REJECTED_SAFE = np.array([[0.0, 1.0, -1.0], [-1.0, -1.0, 0.0]])
+REAL = WEIGHT > 0
+
+
+def batch(labelled: bool) -> PairBatch:
+    nothing = jnp.zeros((2, 3), jnp.int32)
+    given = [jnp.asarray(values, jnp.float32) for values in (MARGIN, WEIGHT)]
+    if not labelled:
+        return PairBatch(*[nothing] * 6, *given)
+    labels = [jnp.asarray(values, jnp.float32) for values in (PREFERENCE, CHOSEN_SAFE, REJECTED_SAFE)]
+    return LabelledPairBatch(*[nothing] * 6, *given, *labels)
+
+
+def objective(config: ObjectiveConfig, *, labelled=True, centering=0.0):
+    scores = (jnp.asarray(values, jnp.float32) for values in (CHOSEN, REJECTED))
+    return objective_on_scores(*scores, batch(labelled), centering, config)
+
+
+def log_sigmoid(values):
+    return -np.log1p(np.exp(-values))
+
+
+def summed(losses):
+    return np.sum(np.where(REAL, WEIGHT * losses, 0.0))
+
+
+def cross_entropy(preference):
+    difference = CHOSEN - REJECTED - MARGIN
+    return -preference * log_sigmoid(difference) - (1 - preference) * log_sigmoid(-difference)
+
+
+def test_the_plain_loss_knows_nothing_of_labels():
+    total, weight, metrics = objective(ObjectiveConfig(safety_weight=2.0), labelled=False, centering=0.1)
+    expected = summed(cross_entropy(1.0) + 0.1 * (CHOSEN + REJECTED) ** 2)
+    np.testing.assert_allclose((total, weight), (expected, 5.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (1.0 + 1.0 + 2.0 * 0.5, 5.0), rtol=1e-6)
+    assert set(metrics) == {"accuracy", "score_difference"}
+
+
+def test_soft_labels_smoothing_and_ties_that_are_half_a_win_each():
+    total, weight, metrics = objective(ObjectiveConfig(label_smoothing=0.1))
+    smoothed = 0.9 * PREFERENCE + 0.1 * (1 - PREFERENCE)
+    np.testing.assert_allclose((total, weight), (summed(cross_entropy(smoothed)), 5.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (2.0, 2.5), rtol=1e-6)  # ties have no right order
+
+
+def test_ties_with_a_probability_of_their_own():
+    total, _, _ = objective(ObjectiveConfig(ties="rao_kupper", tie_threshold=0.3), centering=0.1)
+    difference = CHOSEN - REJECTED - MARGIN
+    wins, losses = log_sigmoid(difference - 0.3), log_sigmoid(-difference - 0.3)
+    tie = np.log(np.exp(0.6) - 1) + wins + losses
+    likelihood = np.where(PREFERENCE == 0.5, tie, PREFERENCE * wins + (1 - PREFERENCE) * losses)
+    expected = summed(-likelihood + 0.1 * (CHOSEN + REJECTED) ** 2)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_safety_adds_the_mean_over_the_labelled_answers_of_each_comparison():
+    plain, _, _ = objective(ObjectiveConfig())
+    total, weight, metrics = objective(ObjectiveConfig(safety_weight=2.0))
+    # Both answers of the first comparison, one of the second, third and fourth, none of the fifth.
+    auxiliary = (
+        1.0 * (-log_sigmoid(1.5) - log_sigmoid(-0.5)) / 2
+        + 0.5 * -log_sigmoid(0.5)
+        + 0.5 * -log_sigmoid(-0.2)
+        + 1.0 * -log_sigmoid(2.0)
+    )
+    np.testing.assert_allclose(total - plain, 2.0 * auxiliary, rtol=1e-5)
+    assert weight == 5.0
+    np.testing.assert_allclose(metrics["safety_accuracy"], (1.0 + 0.0 + 0.5 + 0.0 + 1.0, 1.0 + 1.0 + 0.5 + 0.5 + 1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"label_smoothing": 0.5}, "0 to below 0.5"),
+        ({"tie_threshold": 0.0}, "tie_threshold"),
+        ({"safety_weight": -1.0}, "safety_weight"),
+        ({"label_smoothing": 0.1, "ties": "rao_kupper"}, "two models of the same doubt"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        ObjectiveConfig(**settings)
