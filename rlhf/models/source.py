@@ -1,6 +1,6 @@
 """Where a stage's network comes from: a folder with weights or an adapter, or a description to be initialised afresh."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from rlhf.models.adapters.folder import is_adapter_folder
 from rlhf.models.adapters.insert import insert
 from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.ensemble import EnsembleScorer, load_ensemble, read_ensemble
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
     base_name,
@@ -92,8 +93,13 @@ def load_policy(source: ModelSource, seed: int, bases: Bases | None = None) -> T
 
 
 def load_scorer_to_train(source: ModelSource, seed: int, bases: Bases | None = None) -> SequenceScorer:
-    """Loads a scorer from its folder, or makes one of a language model; arguments and errors as for `load_policy`."""
+    """Loads a scorer from its folder, or makes one of a language model; arguments and errors as for `load_policy`.
+
+    Of an ensemble it is the first member that is trained on.
+    """
     bases = Bases(source.compute, source.base_storage) if bases is None else bases
+    if source.init_from is not None and (ensemble := read_ensemble(source.init_from)):
+        source = replace(source, init_from=ensemble.members[0])
     shared, mesh = _to_share(source, bases), bases.mesh
     scorer = load_scorer(source.init_from, source.compute, rngs=nnx.Rngs(seed), bases=shared, mesh=mesh)
     scorer.transformer = _adapted(scorer.transformer, source, seed)
@@ -102,11 +108,11 @@ def load_scorer_to_train(source: ModelSource, seed: int, bases: Bases | None = N
 
 def load_reward_model(
     folder: str | Path, compute: ComputeConfig, key: str, bases: Bases | None = None
-) -> SequenceScorer:
-    """Loads a trained reward model, to score with.
+) -> SequenceScorer | EnsembleScorer:
+    """Loads a trained reward model, or an ensemble of them, to score with.
 
     Args:
-        folder: model folder, adapter folder or stage folder.
+        folder: model folder, adapter folder, ensemble's folder or stage folder.
         compute: dtypes and rematerialisation to run it with.
         key: what names the folder, for the message.
         bases: of the job, where other models stand on the same base.
@@ -119,6 +125,8 @@ def load_reward_model(
             f"{key}: {folder} holds a language model, not a reward model",
             fix="give the folder of a reward model, such as `rlhf reward` writes.",
         )
+    if ensemble := read_ensemble(folder):
+        return load_ensemble(ensemble, lambda member: load_reward_model(member, compute, key, bases), folder)
     return load_scorer(folder, compute, rngs=nnx.Rngs(0), bases=bases)
 
 
