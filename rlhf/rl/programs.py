@@ -159,13 +159,18 @@ class Programs:
         """The program of `rollout` for these shapes, ready to be compiled and not run; so for the two others."""
         return self._rollout.lower(learners, self.roles.arrays, prompts, key)
 
-    def lower_score(self, learners: Learners, rollout: Rollout, rule_scores, kl_coefficient) -> jax.stages.Lowered:
+    def lower_score(
+        self, learners: Learners, rollout: Rollout, rule_scores, kl_coefficient, stopped=None, cost_multiplier=None
+    ) -> jax.stages.Lowered:
         """See `lower_rollout`."""
-        return self._score.lower(learners, self.roles.arrays, rollout, rule_scores, kl_coefficient, None, None)
+        arrays = self.roles.arrays
+        return self._score.lower(learners, arrays, rollout, rule_scores, kl_coefficient, stopped, cost_multiplier)
 
-    def lower_update(self, learners: Learners, experience: Experience, key: PRNGKeyArray) -> jax.stages.Lowered:
+    def lower_update(
+        self, learners: Learners, experience: Experience, key: PRNGKeyArray, inputs: UpdateInputs = NOTHING_ELSE
+    ) -> jax.stages.Lowered:
         """See `lower_rollout`."""
-        return self._update_program(learners).lower(learners, self.roles.arrays, experience, key, NOTHING_ELSE)
+        return self._update_program(learners).lower(learners, self.roles.arrays, experience, key, inputs)
 
     def _update_program(self, learners: Learners) -> Callable:
         if self._update is None:

@@ -93,13 +93,20 @@ def outline_learning(
     value: nnx.Module | None,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     mesh: Mesh,
+    *,
+    keep_average: bool = False,
 ) -> Learners:
     """What `begin_learning` gives, as shapes laid out over a mesh, of models of shapes."""
     states = [
         None if model is None else replace(outline_train_state(model, optimizer, trained(model), mesh)[1], frozen=None)
         for model, optimizer in zip((policy, value), optimizers, strict=True)
     ]
-    return Learners(*states)
+    average = None
+    if keep_average:
+        average = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), states[0].trainable
+        )
+    return Learners(*states, average)
 
 
 def update(

@@ -28,7 +28,7 @@ from rlhf.parallel.mesh import make_mesh
 from rlhf.parallel.rules import batch_sharding
 from rlhf.parallel.topology import Topology, describe_topology
 from rlhf.rl.programs import FrozenModels, Programs
-from rlhf.rl.update import outline_learning
+from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import ppo, pretrain, reward, sft
 from rlhf.stages.language_model import next_token_loss
 from rlhf.stages.outlines import Outlines
@@ -161,8 +161,11 @@ def _loss_and_batch(config: Any, mesh: Mesh) -> tuple[LossFunction, SequenceBatc
         }
         return reward.comparison_loss(config.centering), PairBatch(**_on_mesh(shapes, mesh))
     tokens = (rows, config.row_length if isinstance(config, pretrain.Config) else config.max_length)
-    shapes = {"tokens": (tokens, jnp.int32), "segment_ids": (tokens, jnp.int32), "loss_mask": (tokens, jnp.bool_)}
-    return next_token_loss(config.logits_chunk), SequenceBatch(**_on_mesh(shapes, mesh))
+    return next_token_loss(config.logits_chunk), SequenceBatch(**_on_mesh(_sequence_shapes(tokens), mesh))
+
+
+def _sequence_shapes(tokens: tuple[int, int]) -> dict[str, tuple]:
+    return {"tokens": (tokens, jnp.int32), "segment_ids": (tokens, jnp.int32), "loss_mask": (tokens, jnp.bool_)}
 
 
 def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
@@ -179,7 +182,7 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     )
     optimizers = ppo.make_optimizers(config)
     programs = Programs(policy, value, frozen, optimizers, end_token=0, pad_token=0, config=config.ppo)
-    learners = outline_learning(policy, value, optimizers, mesh)
+    learners = outline_learning(policy, value, optimizers, mesh, keep_average=config.ppo.average_decay is not None)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     prompt = (rows, round_up(config.max_prompt_length, PROMPT_LENGTH_MULTIPLE))
@@ -190,13 +193,28 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     yield result
 
     rollout = _returned(lowered, compiled)
-    rule_scores, coefficient = jax.ShapeDtypeStruct((rows,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    lowered = programs.lower_score(learners, rollout, rule_scores, coefficient)
+    rule_scores, scalar = jax.ShapeDtypeStruct((rows,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    multiplier = scalar if config.ppo.combine.kind == "lagrangian" else None
+    lowered = programs.lower_score(learners, rollout, rule_scores, scalar, cost_multiplier=multiplier)
     result, compiled = estimate("score", lowered, topology.chip)
     yield result
 
     experience = _returned(lowered, compiled)[0]
-    yield estimate("update", programs.lower_update(learners, experience, key), topology.chip)[0]
+    lowered = programs.lower_update(learners, experience, key, _update_inputs(config, mesh))
+    yield estimate("update", lowered, topology.chip)[0]
+
+
+def _update_inputs(config: ppo.Config, mesh: Mesh) -> UpdateInputs:
+    text = None
+    if config.ppo.pretraining_coefficient:
+        minibatches = config.ppo.epochs * config.ppo.minibatches
+        tokens = (config.ppo.minibatch_size * config.ppo.pretraining_rows * minibatches, config.pretraining_row_length)
+        text = SequenceBatch(**_on_mesh(_sequence_shapes(tokens), mesh))
+    return UpdateInputs(
+        train_policy=jax.ShapeDtypeStruct((), jnp.bool_) if config.ppo.value_warmup_iterations else None,
+        kl_coefficient=jax.ShapeDtypeStruct((), jnp.float32) if config.ppo.kl.place == "loss" else None,
+        pretraining=text,
+    )
 
 
 def _on_mesh(shapes: dict[str, tuple], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
