@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.models.config import ModelConfig
@@ -22,6 +22,7 @@ def scorer() -> SequenceScorer:
     return SequenceScorer(Transformer(ARCHITECTURE, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7).filter(any), min_size=1, max_size=5))
 def test_last_token_is_the_last_that_is_real(rows):
     expected = [max(column for column, real in enumerate(row) if real) for row in rows]
