@@ -69,8 +69,8 @@ class Programs:
         pad_token: int,
         config: PPOConfig,
     ):
-        models = {"policy": policy, "reference": frozen.reference, **frozen.reward_models}
-        models |= {} if value is None else {"value": value}
+        models = {"policy": policy, "value": value, "reference": frozen.reference, **frozen.reward_models}
+        models = {role: model for role, model in models.items() if model is not None}
         self.roles = roles = Roles(models, learning=("policy", "value"))
         sampling = SamplingConfig(temperature=config.temperature)
 
