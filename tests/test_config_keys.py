@@ -62,7 +62,8 @@ def test_nearest_key_looks_at_the_whole_and_at_the_last_part():
     assert nearest_key("unrelated", Config) is None
 
 
-@pytest.mark.parametrize("command", STAGES)
+# `rlhf compile` takes the configuration of the stage that it compiles.
+@pytest.mark.parametrize("command", [command for command in STAGES if command != "compile"])
 def test_every_key_of_a_stage_is_documented(command):
     stage = importlib.import_module(STAGES[command][0])
     assert is_dataclass(stage.Config) and stage.Config.__dataclass_params__.frozen

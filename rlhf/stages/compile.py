@@ -27,6 +27,7 @@ from rlhf.models.partition import trained
 from rlhf.parallel.mesh import make_mesh
 from rlhf.parallel.rules import batch_sharding
 from rlhf.parallel.topology import Topology, describe_topology
+from rlhf.rewards.objective import comparison_loss
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import ppo, pretrain, reward, sft
@@ -159,7 +160,7 @@ def _loss_and_batch(config: Any, mesh: Mesh) -> tuple[LossFunction, SequenceBatc
             "margin": (pairs, jnp.float32),
             "weight": (pairs, jnp.float32),
         }
-        return reward.comparison_loss(config.centering), PairBatch(**_on_mesh(shapes, mesh))
+        return comparison_loss(config.centering, config.objective), PairBatch(**_on_mesh(shapes, mesh))
     tokens = (rows, config.row_length if isinstance(config, pretrain.Config) else config.max_length)
     return next_token_loss(config.logits_chunk), SequenceBatch(**_on_mesh(_sequence_shapes(tokens), mesh))
 

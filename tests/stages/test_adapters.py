@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,7 @@ def test_a_reward_model_is_an_adapter_and_a_head(start, sft_run, folders, world,
         data__path=str(world / "helpfulness.jsonl"),
         evaluation_data__path=str(world / "helpfulness_held_out.jsonl"),
         max_length=128,
+        too_long="skip",
         loop__steps=2,
         loop__batch_size=4,
         mesh__data=1,
@@ -173,8 +175,8 @@ def test_one_base_scores_as_five_models_do(configure, adapters):
 
 def test_the_base_is_held_once_and_neither_trained_nor_saved(configure, adapters, folders, capsys):
     job = ppo.prepare(configure())
-    line = "policy, value, reference, helpfulness, safety share"
-    assert line in " ".join(capsys.readouterr().err.split())
+    said = re.search(r"([\w, ]+) share [\d,]+ parameters", " ".join(capsys.readouterr().err.split()))
+    assert set(said[1].split(", ")) >= {"reference", "helpfulness", "safety", "value"} and "policy" in said[1]
     base = load_transformer(folders.policy)
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(base)))
     held = sum(array.size for array in job.iteration.programs.roles.arrays)
@@ -218,10 +220,8 @@ def test_a_fresh_adapter_on_a_whole_policy(configure, folders, tmp_path):
     for learner in (job.state.learners.policy, job.state.learners.value):
         kinds = {type(variable) for _, variable in nnx.to_flat_state(learner.trainable)}
         assert AdapterParam in kinds and nnx.Param not in kinds
-    assert (
-        "policy, reference share" in roles.describe()
-        or "policy, value, reference, helpfulness share" in roles.describe()
-    )
+    sharing = roles.describe().split(" share ")[0].split(", ")
+    assert {"policy", "reference"} <= set(sharing)
 
 
 def test_later_stages_read_an_adapters_folder(adapters, world, tmp_path, capsys):
