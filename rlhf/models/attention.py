@@ -6,10 +6,9 @@ the heads that share keys (grouped-query attention, 2305.13245) meet them in one
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Float, Int
 
 from rlhf.models.cache import KVCache, read_layer, write_layer
 from rlhf.models.config import ComputeConfig, ModelConfig
@@ -17,42 +16,7 @@ from rlhf.models.norm import Norm
 from rlhf.models.placement import Placement
 from rlhf.models.positions import alibi_slopes, rotate
 from rlhf.models.projection import Projection
-
-
-def attend(
-    queries: Float[Array, "batch time kv_heads group head_dim"],
-    keys: Float[Array, "batch kv_heads slots head_dim"],
-    values: Float[Array, "batch kv_heads slots head_dim"],
-    mask: Bool[Array, "batch time slots"],
-    *,
-    scale: float | None = None,
-    soft_cap: float | None = None,
-    bias: Float32[Array, "batch kv_heads group time slots"] | None = None,
-) -> Float[Array, "batch time kv_heads group head_dim"]:
-    """Scaled dot-product attention; scores and softmax are float32.
-
-    Args:
-        queries: queries, grouped by the key/value head they share.
-        keys: keys.
-        values: values.
-        mask: True where a query may look. A query that may look nowhere gets the mean of the values: finite, and of no
-            use to anybody.
-        scale: what the products are multiplied by; None for head_dim^-0.5.
-        soft_cap: bound of the scores; None for none.
-        bias: added to the scores.
-
-    Returns:
-        The mix of values for each query.
-    """
-    scores = jnp.einsum("btkgh,bksh->bkgts", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores * (queries.shape[-1] ** -0.5 if scale is None else scale)
-    if soft_cap is not None:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
-    if bias is not None:
-        scores = scores + bias
-    lowest = jnp.finfo(jnp.float32).min  # not -inf, which would make a row without any True a row of NaN
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, lowest), axis=-1)
-    return jnp.einsum("bkgts,bksh->btkgh", weights.astype(values.dtype), values)
+from rlhf.models.softmax_attention import attend
 
 
 class Attention(nnx.Module):

@@ -1,0 +1,91 @@
+"""The mix of values that softmax attention gives, and its gradient, in the layout in which nothing large is copied.
+
+Scores have the shape [batch, kv_heads, group, time, slots] from the first product to the last, forward and backward: every
+other array of a product is turned instead, and those are smaller by a factor of slots / head_dim. The backward pass keeps
+no weights; it computes them again from the maximum and the sum of each row (2205.14135, section 3.1), which for training
+on a CPU is not a trade but a gain: writing the weights and reading them back takes longer (see `benchmarks/README.md`).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+LOWEST = -1e30  # not -inf, which would make a row without any True a row of NaN
+
+
+def attend(
+    queries: Float[Array, "batch time kv_heads group head_dim"],
+    keys: Float[Array, "batch kv_heads slots head_dim"],
+    values: Float[Array, "batch kv_heads slots head_dim"],
+    mask: Bool[Array, "batch time slots"],
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    bias: Float32[Array, "batch kv_heads group time slots"] | None = None,
+) -> Float[Array, "batch time kv_heads group head_dim"]:
+    """Scaled dot-product attention; scores and softmax are float32.
+
+    Args:
+        queries: queries, grouped by the key/value head they share.
+        keys: keys.
+        values: values.
+        mask: True where a query may look. A query that may look nowhere gets the mean of the values: finite, and of no
+            use to anybody.
+        scale: what the products are multiplied by; None for head_dim^-0.5.
+        soft_cap: scores are bent to stay within ± this (2408.00118); None for no cap.
+        bias: added to the scores; a constant, to which no gradient flows.
+
+    Returns:
+        The mix of values for each query.
+    """
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    mixed = _mix(queries.transpose(0, 2, 3, 1, 4), keys, values, mask, bias, scale, soft_cap)
+    return mixed.transpose(0, 3, 1, 2, 4)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _mix(queries, keys, values, mask, bias, scale, soft_cap):
+    return _forward(queries, keys, values, mask, bias, scale, soft_cap)[0]
+
+
+def _scores(queries, keys, mask, bias, scale, soft_cap):
+    """Masked scores, and what the soft cap made of the products; queries are [batch, kv_heads, group, time, head_dim]."""
+    capped = scale * jnp.einsum("bkgth,bksh->bkgts", queries, keys, preferred_element_type=jnp.float32)
+    if soft_cap is not None:
+        capped = soft_cap * jnp.tanh(capped / soft_cap)
+    scores = capped if bias is None else capped + bias
+    return jnp.where(mask[:, None, None], scores, LOWEST), capped
+
+
+def _forward(queries, keys, values, mask, bias, scale, soft_cap):
+    scores, _ = _scores(queries, keys, mask, bias, scale, soft_cap)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # Divided after the product: head_dim numbers a query instead of slots.
+    mixed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    mixed = (mixed / total).astype(values.dtype)
+    return mixed, (queries, keys, values, mask, bias, largest, total, mixed)
+
+
+def _backward(scale, soft_cap, saved, gradient):
+    queries, keys, values, mask, bias, largest, total, mixed = saved
+    dtype, product = values.dtype, partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores, capped = _scores(queries, keys, mask, bias, scale, soft_cap)
+    weights = jnp.exp(scores - largest) * (1 / total)
+    to_weights = product("bkgth,bksh->bkgts", gradient, values)
+    mean = jnp.sum(gradient.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
+    to_scores = weights * (to_weights - mean)
+    if soft_cap is not None:
+        to_scores = to_scores * (1 - jnp.square(capped / soft_cap))
+    to_scores = to_scores.astype(dtype)
+    to_queries = product("bkgts,bksh->bkgth", to_scores, keys) * scale
+    # [.., head_dim, slots] and turned afterwards, because the other way round the scores would be turned.
+    to_keys = product("bkgth,bkgts->bkhs", queries, to_scores).swapaxes(2, 3) * scale
+    to_values = product("bkgth,bkgts->bkhs", gradient, weights.astype(dtype)).swapaxes(2, 3)
+    return to_queries.astype(dtype), to_keys.astype(dtype), to_values.astype(dtype), None, None
+
+
+_mix.defvjp(_forward, _backward)
