@@ -61,9 +61,9 @@ def generate(
         Responses of shape [batch, max_new_tokens].
     """
     batch, prompt_time = prompt_tokens.shape
-    cache = model.new_cache(batch, prompt_time + max_new_tokens)
+    layers, cache = model.layers(), model.new_cache(batch, prompt_time + max_new_tokens)
     positions = positions_from_segments(prompt_mask.astype(jnp.int32))
-    hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache)
+    hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache, layers)
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
 
     def sample(step, hidden, ended):
@@ -88,7 +88,7 @@ def generate(
     def decode_one(carry):
         step, cache, last_tokens, ended, responses = carry
         hidden, cache = model.decode(
-            last_tokens[:, None], (next_position + step - 1)[:, None], jnp.ones((batch, 1), bool), cache
+            last_tokens[:, None], (next_position + step - 1)[:, None], jnp.ones((batch, 1), bool), cache, layers
         )
         tokens, log_probs = sample(step, hidden[:, -1], ended)
         responses = write(responses, step, tokens, log_probs, ended)

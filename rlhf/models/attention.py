@@ -4,13 +4,11 @@ Shapes: queries are [batch, time, kv_heads, group, head_dim], keys and values [b
 the heads that share keys (grouped-query attention, 2305.13245) meet them in one product and keys are never repeated.
 """
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from rlhf.models.cache import KVCache, read_layer, write_layer
+from rlhf.models.cache import LayerCache
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.norm import Norm
 from rlhf.models.placement import Placement
@@ -51,28 +49,24 @@ class Attention(nnx.Module):
         self,
         hidden: Float[Array, "batch time width"],
         placement: Placement,
-        cache: KVCache | None,
-        layer: Int[Array, ""],
-    ) -> tuple[Float[Array, "batch time width"], KVCache | None]:
+        cache: LayerCache | None,
+        slot: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "batch time width"], LayerCache | None]:
         """What the block adds to the residual stream.
 
         Args:
             hidden: normalised residual stream at the new tokens.
             placement: where they and their keys stand.
-            cache: earlier keys and values, to which those of the new tokens are written; None when all are new.
-            layer: which layer of the cache.
+            cache: this layer's earlier keys and values, to which those of the new tokens are written; None when all are new.
+            slot: where in the cache the new tokens begin.
 
         Returns:
-            The result, and the cache with the new tokens in this layer.
+            The result, and the cache with the new tokens.
         """
         keys, values = self.keys_and_values(hidden, placement)
         if cache is not None:
-            cache = replace(
-                cache,
-                keys=write_layer(cache.keys, keys, layer, cache.length),
-                values=write_layer(cache.values, values, layer, cache.length),
-            )
-            keys, values = read_layer(cache.keys, layer), read_layer(cache.values, layer)
+            cache = cache.write(keys, values, slot)
+            keys, values = cache.keys, cache.values
         return self.mix(self.queries(hidden, placement), keys, values, placement), cache
 
     def queries(

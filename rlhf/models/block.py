@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rlhf.models.attention import Attention
-from rlhf.models.cache import KVCache
+from rlhf.models.cache import LayerCache
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.mlp import Mlp
 from rlhf.models.norm import Norm
@@ -40,12 +40,12 @@ class Block(nnx.Module):
         self,
         hidden: Float[Array, "batch time width"],
         placement: Placement,
-        cache: KVCache | None,
-        layer: Int[Array, ""],
-    ) -> tuple[Float[Array, "batch time width"], KVCache | None]:
-        """The residual stream after this layer, and the cache with its keys; arguments as for `Attention`."""
+        cache: LayerCache | None,
+        slot: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "batch time width"], LayerCache | None]:
+        """The residual stream after this layer, and the cache with the new keys; arguments as for `Attention`."""
         inner = self.attention_norm(hidden) if self._normalises_input else hidden
-        mixed, cache = self.attention(inner, placement, cache, layer)
+        mixed, cache = self.attention(inner, placement, cache, slot)
         if self.attention_adapter is not None:
             mixed = self.attention_adapter(mixed)
         if self.config.residual != "sequential":

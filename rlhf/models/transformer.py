@@ -1,10 +1,11 @@
 """The decoder-only Transformer: embedding, a stack of equal blocks, a final norm and an output matrix.
 
-The blocks' parameters are stacked along a leading `layers` axis and applied with `lax.scan`, so that compile time does not
-grow with depth. Training reads whole rows (`__call__`); generation reads the prompt and then a token at a time through a
-cache (`decode`).
+The blocks' parameters are stacked along a leading `layers` axis. Training reads whole rows (`__call__`) and applies the
+blocks with `lax.scan`, so that compile time does not grow with depth; generation reads the prompt and then a token at a time
+through a cache (`decode`), and takes the blocks apart once beforehand, so that no weight is sliced for a token.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
@@ -98,7 +99,7 @@ class Transformer(nnx.Module):
         hidden = self._embed(tokens, positions)
         if self.soft_prompt is not None:
             hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)
-        hidden, _ = self._apply_blocks(hidden, place(self.config, positions, positions, mask), None)
+        hidden = self._apply_blocks(hidden, place(self.config, positions, positions, mask))
         return self._finish(hidden[:, self.virtual_tokens :])
 
     @property
@@ -119,7 +120,7 @@ class Transformer(nnx.Module):
             return cache
         positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
         virtual = jnp.broadcast_to(self._virtual_hidden(), (batch, length, self.config.width))
-        return self._decode(virtual, positions, jnp.ones((batch, length), bool), cache)[1]
+        return self._decode(virtual, positions, jnp.ones((batch, length), bool), cache, self.layers())[1]
 
     def decode(
         self,
@@ -127,6 +128,7 @@ class Transformer(nnx.Module):
         positions: Int[Array, "batch time"],
         valid: Bool[Array, "batch time"],
         cache: KVCache,
+        layers: Sequence[Block] | None = None,
     ) -> tuple[Float[Array, "batch time size"], KVCache]:
         """Hidden states of new tokens that follow those in the cache: a left-padded prompt, or one token a row.
 
@@ -135,14 +137,24 @@ class Transformer(nnx.Module):
             positions: their places in their sequences, virtual tokens not counted.
             valid: True on real tokens, False on padding, which is never attended to.
             cache: what came before; at first, `new_cache`.
+            layers: `self.layers()`, to be called once before a loop over tokens; None calls it here.
 
         Returns:
             Hidden states after the final norm, and the cache with the new tokens in it.
         """
         positions = positions + self.virtual_tokens
-        return self._decode(self._embed(tokens, positions), positions, valid, cache)
+        return self._decode(self._embed(tokens, positions), positions, valid, cache, layers or self.layers())
 
-    def _decode(self, hidden, positions, valid, cache: KVCache):
+    def layers(self) -> list[Block]:
+        """The blocks one by one, each with its part of the stacked parameters."""
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def of_layer(layer: int) -> Block:
+            return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[layer], stacked))
+
+        return [of_layer(layer) for layer in range(self.config.layers)]
+
+    def _decode(self, hidden, positions, valid, cache: KVCache, layers: Sequence[Block]):
         time = hidden.shape[1]
         write = (0, cache.length)
         cache = replace(
@@ -153,20 +165,21 @@ class Transformer(nnx.Module):
         up_to_itself = jnp.arange(cache.slots) <= cache.length + jnp.arange(time)[:, None]
         mask = cache.valid[:, None, :] & up_to_itself
         placements = place(self.config, positions, cache.positions, mask)
-        hidden, cache = self._apply_blocks(hidden, placements, cache)
-        return self._finish(hidden), replace(cache, length=cache.length + time)
+        written = []
+        for number, (block, earlier) in enumerate(zip(layers, cache.layers, strict=True)):
+            hidden, layer_cache = block(hidden, placements.of_layer(number), earlier, cache.length)
+            written.append(layer_cache)
+        return self._finish(hidden), replace(cache, layers=tuple(written), length=cache.length + time)
 
-    def _apply_blocks(self, hidden, placements: LayerPlacements, cache: KVCache | None):
-        graphdef, layers = nnx.split(self.blocks)
+    def _apply_blocks(self, hidden, placements: LayerPlacements):
+        graphdef, stacked = nnx.split(self.blocks)
 
-        # The cache is carried, not scanned over: as input and output of the scan all of it would be copied for every token.
-        def apply_block(carry, inputs):
-            layer, layer_state = inputs
-            hidden, cache = carry
-            return nnx.merge(graphdef, layer_state)(hidden, placements.of_layer(layer), cache, layer), None
+        def apply_block(hidden, inputs):
+            layer, state = inputs
+            return nnx.merge(graphdef, state)(hidden, placements.of_layer(layer), None, None)[0], None
 
-        body = apply_block if cache is not None else _rematerialised(apply_block, self.compute.remat)
-        return lax.scan(body, (hidden, cache), (jnp.arange(self.config.layers), layers))[0]
+        body = _rematerialised(apply_block, self.compute.remat)
+        return lax.scan(body, hidden, (jnp.arange(self.config.layers), stacked))[0]
 
     def logits(self, hidden: Float[Array, "*rows size"]) -> Float32[Array, "*rows vocab"]:
         """Scores over the vocabulary, accumulated in float32; rows that stand for no token are never the likeliest."""

@@ -125,9 +125,9 @@ def test_it_stops_when_all_have_ended(generator, model, monkeypatch):
     steps = []
     decode = Transformer.decode
 
-    def counted(self, tokens, positions, valid, cache):
+    def counted(self, tokens, positions, valid, cache, layers):
         jax.debug.callback(lambda length: steps.append(int(length)), cache.length)
-        return decode(self, tokens, positions, valid, cache)
+        return decode(self, tokens, positions, valid, cache, layers)
 
     monkeypatch.setattr(Transformer, "decode", counted)
     alone = jax.tree.map(lambda leaf: leaf[:1], make_prompts())
