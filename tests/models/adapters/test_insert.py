@@ -118,7 +118,9 @@ def test_a_prefix_of_a_texts_keys_and_values_stands_for_the_text(base, sequences
     cache = base.new_cache(1, 3)
     _, cache = base.decode(jnp.asarray(text[:, :3]), jnp.arange(3)[None], jnp.ones((1, 3), bool), cache)
     model = insert(base, AdapterConfig("prefix", length=3), nnx.Rngs(0))
-    model.blocks.attention.prefix = Prefix(cache.keys[:, 0], cache.values[:, 0])
+    model.blocks.attention.prefix = Prefix(
+        *(jnp.stack([getattr(layer, name)[0] for layer in cache.layers]) for name in ("keys", "values"))
+    )
     definition, state = nnx.split(model)
     ones, positions = jnp.ones((1, len(sequences[0])), jnp.int32), 3 + jnp.arange(len(sequences[0]))[None]
     found = nnx.merge(definition, state)(jnp.asarray(text[:, 3:]), ones, positions)
