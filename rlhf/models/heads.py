@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
 from rlhf.models import parameters
 from rlhf.models.partition import HeadParam
@@ -46,6 +46,9 @@ class SequenceScorer(nnx.Module):
         branch_ids: Int[Array, "batch time"] | None = None,
     ) -> Float32[Array, "batch time"]:
         """Score after each token; arguments as for `Transformer`. Meaningless at padding."""
-        hidden = self.transformer(tokens, segment_ids, positions, branch_ids).astype(jnp.float32)
-        raw = (hidden @ self.kernel.astype(jnp.float32))[..., 0]
+        return self.read(self.transformer(tokens, segment_ids, positions, branch_ids))
+
+    def read(self, hidden: Float[Array, "batch time width"]) -> Float32[Array, "batch time"]:
+        """Scores from the transformer's hidden states."""
+        raw = (hidden.astype(jnp.float32) @ self.kernel.astype(jnp.float32))[..., 0]
         return (raw - self.shift[...]) * self.scale[...]

@@ -156,6 +156,7 @@ def load_scorer(
     head_init: Literal["normal", "zeros"] = "normal",
     bases: Bases | None = None,
     mesh: Mesh | None = None,
+    keep_output_matrix: bool = False,
 ) -> SequenceScorer:
     """Loads a scorer, or makes one of a language model by giving it a fresh head.
 
@@ -166,9 +167,11 @@ def load_scorer(
         head_init: as for `SequenceScorer`; only for a fresh head.
         bases: as for `load_transformer`; a head is never shared.
         mesh: as for `load_transformer`.
+        keep_output_matrix: leave a language model its matrix, for a loss that needs its logits too.
 
     Raises:
-        UserError: the folder cannot be read; the message says what does not fit.
+        UserError: the folder cannot be read; the message says what does not fit. It holds a scorer, which has no output
+            matrix to keep.
     """
     folder, raw = resolve_model_folder(path), read_config(path)
     if is_adapter_folder(folder):
@@ -176,7 +179,12 @@ def load_scorer(
     if bases is not None and not is_scorer(raw):
         return SequenceScorer(load_base(folder, bases), rngs=rngs, head_init=head_init)
     family, config = describe(folder, raw)
-    config = without_output_matrix(config)
+    if keep_output_matrix and is_scorer(raw):
+        raise UserError(
+            f"{folder} holds a reward model, which has no output matrix, and the loss needs one",
+            fix="start from the language model, or set objective.language_weight to 0.",
+        )
+    config = config if keep_output_matrix else without_output_matrix(config)
     if not is_scorer(raw):
         transformer = read_language_model(folder, family, config, compute, mesh)
         return SequenceScorer(transformer, rngs=rngs, head_init=head_init)

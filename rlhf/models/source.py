@@ -92,16 +92,25 @@ def load_policy(source: ModelSource, seed: int, bases: Bases | None = None) -> T
     return Transformer(source.architecture, compute=source.compute, rngs=nnx.Rngs(seed))
 
 
-def load_scorer_to_train(source: ModelSource, seed: int, bases: Bases | None = None) -> SequenceScorer:
+def load_scorer_to_train(
+    source: ModelSource, seed: int, bases: Bases | None = None, *, keep_output_matrix: bool = False
+) -> SequenceScorer:
     """Loads a scorer from its folder, or makes one of a language model; arguments and errors as for `load_policy`.
 
-    Of an ensemble it is the first member that is trained on.
+    Of an ensemble it is the first member that is trained on. `keep_output_matrix` is for a loss that needs logits too.
     """
     bases = Bases(source.compute, source.base_storage) if bases is None else bases
     if source.init_from is not None and (ensemble := read_ensemble(source.init_from)):
         source = replace(source, init_from=ensemble.members[0])
     shared, mesh = _to_share(source, bases), bases.mesh
-    scorer = load_scorer(source.init_from, source.compute, rngs=nnx.Rngs(seed), bases=shared, mesh=mesh)
+    scorer = load_scorer(
+        source.init_from,
+        source.compute,
+        rngs=nnx.Rngs(seed),
+        bases=shared,
+        mesh=mesh,
+        keep_output_matrix=keep_output_matrix,
+    )
     scorer.transformer = _adapted(scorer.transformer, source, seed)
     return scorer
 

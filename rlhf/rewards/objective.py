@@ -25,12 +25,15 @@ class ObjectiveConfig:
         tie_threshold: of "rao_kupper": the score difference at which the better answer wins half of the time.
         safety_weight: weight of the cross-entropy of σ(score) against the safety of single answers (2307.09288, section 3.2.2), a
             mean over the answers of a comparison that are labelled; 0 for none.
+        language_weight: weight of the best answers' negative log-likelihood, a mean over an answer's tokens. Learning to write
+            the answers too keeps a reward model from forgetting what is true (2110.14168, section 4.2; 2406.10216); 0 for none.
     """
 
     label_smoothing: float = 0.0
     ties: Literal["half", "rao_kupper", "drop"] = "half"
     tie_threshold: float = 0.5
     safety_weight: float = 0.0
+    language_weight: float = 0.0
 
     def __post_init__(self):
         require_positive(self, "tie_threshold", section="objective.")
@@ -38,8 +41,9 @@ class ObjectiveConfig:
             raise UserError(
                 f"objective.label_smoothing is {self.label_smoothing}, expected 0 to below 0.5", fix="0.1 is usual."
             )
-        if self.safety_weight < 0:
-            raise UserError(f"objective.safety_weight is {self.safety_weight}", fix="set it to 0 or more.")
+        for key in ("safety_weight", "language_weight"):
+            if getattr(self, key) < 0:
+                raise UserError(f"objective.{key} is {getattr(self, key)}", fix="set it to 0 or more.")
         if self.label_smoothing and self.ties == "rao_kupper":
             raise UserError(
                 "objective.label_smoothing and objective.ties=rao_kupper are two models of the same doubt",
@@ -48,25 +52,33 @@ class ObjectiveConfig:
 
 
 def comparison_loss(
-    centering: float, objective: ObjectiveConfig | None = None
+    centering: float, objective: ObjectiveConfig | None = None, logits_chunk: int | None = None
 ) -> Callable[[SequenceScorer, PairBatch], Any]:
     """The loss function on a batch of comparisons: all prompts and answers go through the network together, once each.
 
     Args:
         centering: strength of the pull of both scores towards 0 (2312.09244).
         objective: what else; None for the plain loss.
+        logits_chunk: positions whose logits are held at once, where the objective needs logits; None for all.
 
     Returns:
         A function of scorer and batch that gives the weighted sum, its weight, and metrics as (sum, weight): "accuracy" (ties
-        among the labels left out), "score_difference", and "safety_accuracy" where there are labels of safety.
+        among the labels left out), "score_difference", "safety_accuracy" where there are labels of safety, and "language_loss"
+        (nats a token, by answer) where the objective has it.
     """
     objective = objective or ObjectiveConfig()
 
     def loss(scorer: SequenceScorer, batch: PairBatch):
-        scores = scorer(batch.tokens, batch.segment_ids, batch.positions, batch.branch_ids)
+        hidden = scorer.transformer(batch.tokens, batch.segment_ids, batch.positions, batch.branch_ids)
+        scores = scorer.read(hidden)
         chosen = jnp.take_along_axis(scores, batch.chosen_end, axis=1)
         rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
-        return objective_on_scores(chosen, rejected, batch, centering, objective)
+        total, weight, metrics = objective_on_scores(chosen, rejected, batch, centering, objective)
+        if objective.language_weight:
+            log_probs = scorer.transformer.token_log_probs(hidden[:, :-1], batch.tokens[:, 1:], chunk_size=logits_chunk)
+            metrics["language_loss"] = best_answer_loss(log_probs, batch)
+            total += objective.language_weight * metrics["language_loss"][0]
+        return total, weight, metrics
 
     return loss
 
@@ -110,6 +122,31 @@ def objective_on_scores(
         auxiliary, metrics["safety_accuracy"] = pair_safety(chosen, rejected, batch)
         total += objective.safety_weight * auxiliary
     return total, weight, metrics
+
+
+def best_answer_loss(
+    log_probs: Float[Array, "batch time_less_one"], batch: PairBatch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Negative log-likelihood of each prompt's best answer: a mean over its tokens, weighted as all the prompt's comparisons are.
+
+    The best answer is a segment's first branch, which stands right after the prompt, so that the prompt's last token predicts
+    its first one.
+
+    Args:
+        log_probs: of every token but the first of each row, given those before it.
+        batch: the rows.
+
+    Returns:
+        The weighted sum, and the sum of the weights of the comparisons.
+    """
+    segments = jnp.arange(1, batch.chosen_end.shape[1] + 1)  # a segment has a comparison, so there are no more
+    best = (batch.branch_ids[:, None, 1:] == 1) & (batch.segment_ids[:, None, 1:] == segments[:, None])
+    tokens = jnp.maximum(jnp.sum(best, axis=-1), 1)
+    means = jnp.sum(jnp.where(best, -log_probs[:, None], 0.0), axis=-1) / tokens
+    segment_of_pair = jnp.take_along_axis(batch.segment_ids, batch.chosen_end, axis=1)
+    belongs = segment_of_pair[:, None] == segments[:, None]
+    weights = jnp.sum(jnp.where(belongs, batch.weight[:, None], 0.0), axis=-1)
+    return jnp.sum(weights * means), jnp.sum(batch.weight)
 
 
 def pairwise_centering(chosen, rejected, weight, centering: float):

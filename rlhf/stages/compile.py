@@ -137,7 +137,11 @@ def supervised_programs(config: Any, mesh: Mesh, topology: Topology) -> Iterator
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
     batch_placer(mesh, config.loop.batch_size, "loop.batch_size")  # refuses what does not divide
     is_reward = isinstance(config, reward.Config)
-    model = outlines.scorer_to_train(config.model) if is_reward else outlines.policy(config.model)
+    if is_reward:
+        keeps = config.objective.language_weight > 0
+        model = outlines.scorer_to_train(config.model, keep_output_matrix=keeps)
+    else:
+        model = outlines.policy(config.model)
     optimizer = make_optimizer(config.optimizer, config.loop.steps or 1)
     definition, state = outline_train_state(model, optimizer, trained(model), mesh)
     loss, batch = _loss_and_batch(config, mesh)
@@ -160,7 +164,9 @@ def _loss_and_batch(config: Any, mesh: Mesh) -> tuple[LossFunction, SequenceBatc
             "margin": (pairs, jnp.float32),
             "weight": (pairs, jnp.float32),
         }
-        return comparison_loss(config.centering, config.objective), PairBatch(**_on_mesh(shapes, mesh))
+        return comparison_loss(config.centering, config.objective, config.logits_chunk), PairBatch(
+            **_on_mesh(shapes, mesh)
+        )
     tokens = (rows, config.row_length if isinstance(config, pretrain.Config) else config.max_length)
     return next_token_loss(config.logits_chunk), SequenceBatch(**_on_mesh(_sequence_shapes(tokens), mesh))
 

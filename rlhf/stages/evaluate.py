@@ -91,9 +91,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        require_positive(
-            self, "max_prompt_length", "max_length", "samples_per_prompt", "response_length", "batch_size"
-        )
+        require_positive(self, "max_prompt_length", "max_length", "samples_per_prompt", "response_length", "batch_size")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -199,7 +197,13 @@ def sample_rows(
         numbers = {name: None if np.isnan(values[row]) else float(values[row]) for name, values in columns.items()}
         about = {name: prompt.metadata[name] for name in ("language", "kind") if name in prompt.metadata}
         rows.append(
-            {"prompt": prompt.messages[-1].content, "policy": policy, "response": responses.texts[row], **about, **numbers}
+            {
+                "prompt": prompt.messages[-1].content,
+                "policy": policy,
+                "response": responses.texts[row],
+                **about,
+                **numbers,
+            }
         )
     return rows
 

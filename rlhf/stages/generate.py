@@ -60,7 +60,10 @@ def run(config: Config) -> dict[str, Any]:
         for name, folder in {"helpfulness": config.helpfulness, "safety": config.safety}.items()
         if folder is not None
     }
-    contexts = {"policy": policy.config} | {f"{name} model": judge.scorer.transformer.config for name, judge in judges.items()}
+    contexts = {"policy": policy.config} | {
+        f"{name} model": judge.scorer.transformer.config for name, judge in judges.items()
+    }
+
     def answer(prompts: list[Prompt], turn: int) -> list[dict[str, Any]]:
         kept, batch = prompt_batch(prompts, tokenizer, max_length=None, too_long="error")
         check_context("response_length", config.response_length, batch, contexts)
@@ -71,7 +74,9 @@ def run(config: Config) -> dict[str, Any]:
             max_new_tokens=config.response_length,
             batch_size=min(64, len(kept) * config.samples),
         )
-        responses = sampler((nnx.state(policy),), batch, step_key(config.seed, "generate", turn), repeats=config.samples)
+        responses = sampler(
+            (nnx.state(policy),), batch, step_key(config.seed, "generate", turn), repeats=config.samples
+        )
         asked = [kept[index] for index in responses.prompt_index]
         scores = {
             name: judge.score([prompt.messages for prompt in asked], responses.texts) for name, judge in judges.items()
@@ -104,7 +109,9 @@ def user_prompt(text: str) -> Prompt:
 def typed_prompts():
     """Prompts typed at the terminal (or piped in), one a line, until the end of input or an empty line."""
     if sys.stdin.isatty():
-        say('Type a prompt, for example "What is the capital of France?" or 「法國的首都是哪裡？」; an empty line ends.')
+        say(
+            'Type a prompt, for example "What is the capital of France?" or 「法國的首都是哪裡？」; an empty line ends.'
+        )
     while True:
         if sys.stdin.isatty():
             print("USER: ", end="", file=sys.stderr, flush=True)

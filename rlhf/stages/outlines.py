@@ -63,9 +63,9 @@ class Outlines:
             return self.policy(source)
         return nnx.clone(self._base(source.init_from))
 
-    def scorer_to_train(self, source: ModelSource) -> SequenceScorer:
+    def scorer_to_train(self, source: ModelSource, *, keep_output_matrix: bool = False) -> SequenceScorer:
         """What `load_scorer_to_train` gives; of an architecture, a fresh scorer."""
-        return self._with_head(self.policy(source))
+        return self._with_head(self.policy(source), keep_output_matrix)
 
     def reward_model(self, folder: str) -> SequenceScorer:
         """What `load_reward_model` gives."""
@@ -103,9 +103,9 @@ class Outlines:
     def _draw(self, config: ModelConfig) -> Transformer:
         return Transformer(config, compute=self.compute, rngs=nnx.Rngs(0))
 
-    def _with_head(self, transformer: Transformer) -> SequenceScorer:
+    def _with_head(self, transformer: Transformer, keep_output_matrix: bool = False) -> SequenceScorer:
         config = without_output_matrix(transformer.config)
-        if config != transformer.config:
+        if config != transformer.config and not keep_output_matrix:
             del transformer.head_kernel
             transformer.config = config
         known = {("transformer", *path): shape for path, shape in _shapes(transformer).items()}

@@ -87,7 +87,9 @@ def run(config: Config) -> dict[str, Any]:
         finished = read_json(Path(step.config.output) / "summary.json")
         say(f"\n[{number}/{len(steps)}] {step.name}" + (": finished before" if finished else ""), style="bold")
         summary = finished or step.module.run(step.config)
-        seconds[step.name] = summary["seconds"] if finished else read_json(Path(step.config.output) / "summary.json")["seconds"]
+        seconds[step.name] = (
+            summary["seconds"] if finished else read_json(Path(step.config.output) / "summary.json")["seconds"]
+        )
     summary = summarize(config, seconds)
     write_json(output / "frontier.json", frontier(output))
     write_json(output / "summary.json", summary)
@@ -196,7 +198,9 @@ def require_inputs(config: Config, steps: list[Step]) -> None:
             "there is no model to start from: neither pretrain nor sft.model.init_from is set",
             fix="set sft.model.init_from to the folder of a language model, or pretrain.model to one to train first.",
         )
-    without_data = [f"{step.name}.data.path" for step in steps if hasattr(step.config, "data") and not step.config.data.path]
+    without_data = [
+        f"{step.name}.data.path" for step in steps if hasattr(step.config, "data") and not step.config.data.path
+    ]
     if without_data:
         raise UserError(
             f"there is no world to take data from, and these are not set: {', '.join(without_data)}",

@@ -59,6 +59,7 @@ class Config:
         policy_samples: normalise on as many answers of the policy in `model.init_from`, in the place of the demonstrations.
         calibrate: divide the scores by the temperature that half of the held-out comparisons ask for, so that σ(difference) is
             right as often as it says; the other half is evaluated on.
+        logits_chunk: positions whose logits are held at once, where `objective.language_weight` asks for logits; null for all.
         optimizer: AdamW and its schedule.
         loop: steps, batch size (in rows), evaluation, checkpoints.
         mesh: how devices are laid out.
@@ -83,6 +84,7 @@ class Config:
     normalise: Literal["mean", "mean_and_std", "none"] = "mean"
     policy_samples: int = 0
     calibrate: bool = False
+    logits_chunk: int | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -91,7 +93,9 @@ class Config:
 
     def __post_init__(self):
         if self.policy_samples < 0:
-            raise UserError(f"policy_samples is {self.policy_samples}", fix="set it to 0 for demonstrations, or to more.")
+            raise UserError(
+                f"policy_samples is {self.policy_samples}", fix="set it to 0 for demonstrations, or to more."
+            )
         if self.calibrate and self.normalise == "mean_and_std":
             raise UserError(
                 "calibrate and normalise=mean_and_std both set the unit of the scores",
@@ -131,7 +135,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         preferences = split_held_out(preferences, 0.5, SEED_OF_HALVES)[config.half == "second"]
     if config.model.init_from is None:
         raise UserError("model.init_from is not set", fix="set it to the folder of the SFT policy.")
-    scorer = load_scorer_to_train(config.model, config.seed)
+    scorer = load_scorer_to_train(config.model, config.seed, keep_output_matrix=config.objective.language_weight > 0)
     tokenizer = model_tokenizer(config.model.init_from, config.template, scorer.transformer.config)
     check_row_length("max_length", config.max_length, scorer.transformer.config)
 
@@ -158,7 +162,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     preferences, train_pairs = pairs(preferences)
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)
     refuse_impossible_scale(config, held_out)
-    loss = comparison_loss(config.centering, config.objective)
+    loss = comparison_loss(config.centering, config.objective, config.logits_chunk)
     result = train(config, folder, scorer, loss, train_pairs, held_out_pairs)
     scorer = normalised(result.model, tokenizer, config, preferences)
     summary = dict(result.summary)

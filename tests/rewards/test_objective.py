@@ -92,6 +92,7 @@ def test_safety_adds_the_mean_over_the_labelled_answers_of_each_comparison():
         ({"label_smoothing": 0.5}, "0 to below 0.5"),
         ({"tie_threshold": 0.0}, "tie_threshold"),
         ({"safety_weight": -1.0}, "safety_weight"),
+        ({"language_weight": -1.0}, "language_weight"),
         ({"label_smoothing": 0.1, "ties": "rao_kupper"}, "two models of the same doubt"),
     ],
 )

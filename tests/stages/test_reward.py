@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import combinations
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,7 +15,7 @@ from rlhf.data.pair_packing import pack_rankings, rankings_of
 from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
 from rlhf.losses.preference import pairwise_accuracy, pairwise_loss
-from rlhf.models.hub import load_scorer
+from rlhf.models.hub import load_scorer, load_transformer
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.rewards.objective import ObjectiveConfig
@@ -120,6 +121,50 @@ def test_sharing_prompts_and_rows_changes_neither_loss_nor_accuracy(folders):
     total, weights, metrics = reward.comparison_loss(0.01)(scorer, packed)
     np.testing.assert_allclose((total, weights), expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], pairwise_accuracy(*scores, weight=weight), rtol=1e-6)
+
+
+@pytest.mark.parametrize("logits_chunk", [None, 7])
+def test_the_language_loss_is_that_of_each_best_answer_read_by_itself(folders, logits_chunk):
+    transformer = load_transformer(folders.policy)
+    scorer = load_scorer(folders.policy, rngs=nnx.Rngs(0), keep_output_matrix=True)
+    generator = np.random.default_rng(0)
+
+    def draw(length):
+        return generator.integers(1, transformer.config.vocab_size, length).astype(np.int32)
+
+    answers = [[draw(length) for length in lengths] for lengths in ((3, 6, 2), (4, 1), (5, 5, 3))]
+    prompts, weights = [draw(length) for length in (5, 1, 4)], (1.0, 0.25, 0.5)
+    pairs = [
+        EncodedPair(prompt, better, worse, margin=0.0, weight=weight, origin=str(number))
+        for number, (prompt, ranked, weight) in enumerate(zip(prompts, answers, weights, strict=True))
+        for better, worse in combinations(ranked, 2)
+    ]
+    batch = pack_rankings(rankings_of(pairs), 64)
+    plain, weight, _ = reward.comparison_loss(0.0)(scorer, batch)
+    objective = ObjectiveConfig(language_weight=2.0)
+    total, same_weight, metrics = reward.comparison_loss(0.0, objective, logits_chunk)(scorer, batch)
+    expected = 0.0
+    for prompt, ranked, of_a_pair in zip(prompts, answers, weights, strict=True):
+        tokens = np.concatenate([prompt, ranked[0]])[None]
+        hidden = transformer(tokens, np.ones_like(tokens))
+        log_probs = jax.nn.log_softmax(transformer.logits(hidden), axis=-1)[0, len(prompt) - 1 : -1]
+        of_tokens = np.asarray(log_probs)[np.arange(len(ranked[0])), ranked[0]]
+        expected -= of_a_pair * len(list(combinations(ranked, 2))) * of_tokens.mean()
+    assert same_weight == weight
+    np.testing.assert_allclose(metrics["language_loss"], (expected, weight), rtol=1e-5)
+    np.testing.assert_allclose(total - plain, 2.0 * expected, rtol=1e-4)
+
+
+def test_the_language_loss_is_learned_and_wants_a_language_model(config, tmp_path):
+    objective = ObjectiveConfig(language_weight=1.0)
+    summary = reward.run(replace(config, output=str(tmp_path / "out"), objective=objective))
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    losses = [line["language_loss"] for line in lines if "language_loss" in line]
+    assert losses[-1] < losses[0] - 0.5
+    assert summary["evaluation"]["accuracy"]["value"] == 1.0
+    again = replace(config.model, init_from=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="holds a reward model, which has no output matrix"):
+        reward.run(replace(config, output=str(tmp_path / "again"), objective=objective, model=again))
 
 
 def test_a_row_must_hold_the_longest_comparison(config, tmp_path):
