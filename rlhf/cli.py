@@ -27,7 +27,10 @@ STAGES: dict[str, tuple[str, str]] = {
     "sft": ("rlhf.stages.sft", "fine-tune a language model on demonstrations"),
     "reward": ("rlhf.stages.reward", "train a reward model (helpfulness or safety) on comparisons"),
     "ppo": ("rlhf.stages.ppo", "train a policy against reward models, held near its start by a KL penalty"),
-    "dpo": ("rlhf.stages.dpo", "train a policy on comparisons or labelled answers without a reward model (DPO, IPO, KTO)"),
+    "dpo": (
+        "rlhf.stages.dpo",
+        "train a policy on comparisons or labelled answers without a reward model (DPO, IPO, KTO)",
+    ),
     "rejection-sampling": (
         "rlhf.stages.rejection_sampling",
         "rounds of sampling, keeping the best by the reward models, and fine-tuning on them",
@@ -35,7 +38,10 @@ STAGES: dict[str, tuple[str, str]] = {
     "best-of-n": ("rlhf.stages.best_of_n", "sample n responses a prompt and keep the one the reward models like best"),
     "evaluate": ("rlhf.stages.evaluate", "measure what policies and reward models are worth"),
     "ensemble": ("rlhf.stages.ensemble", "make one reward out of several reward models"),
-    "reward-eval": ("rlhf.stages.reward_eval", "measure any reward models on any comparisons: RewardBench, calibration, length"),
+    "reward-eval": (
+        "rlhf.stages.reward_eval",
+        "measure any reward models on any comparisons: RewardBench, calibration, length",
+    ),
     "robustness": ("rlhf.stages.robustness", "read a policy's training with a reward model it was not trained on"),
     "frontier": ("rlhf.stages.frontier", "compare runs by reward and gold at equal KL, and draw them"),
     "merge": ("rlhf.stages.merge", "merge an adapter into its base"),

@@ -22,7 +22,9 @@ Ranking = list[EncodedPair]
 
 def rankings_of(pairs: Sequence[EncodedPair]) -> list[Ranking]:
     """Puts together the neighbours with one prompt from one record; a pair of unknown origin stands alone."""
-    return [list(group) for _, group in groupby(pairs, key=lambda pair: (pair.origin or pair.index, pair.prompt.tobytes()))]
+    return [
+        list(group) for _, group in groupby(pairs, key=lambda pair: (pair.origin or pair.index, pair.prompt.tobytes()))
+    ]
 
 
 def ranking_length(ranking: Ranking) -> int:

@@ -133,7 +133,9 @@ class ScoredSampler:
         parts = []
         for number, rows in enumerate(padded.reshape(-1, self.batch_size)):
             batch = self.place(select(prompts, rows))
-            parts.append(jax.device_get(self._program(policy_states, self._states, batch, jax.random.fold_in(key, number))))
+            parts.append(
+                jax.device_get(self._program(policy_states, self._states, batch, jax.random.fold_in(key, number)))
+            )
             on_batch(min((number + 1) * self.batch_size, total))
         responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
         return ScoredResponses(
@@ -154,7 +156,9 @@ def sequence_log_ratio(
         return jax.numpy.zeros(rollout.tokens.shape[0])
     response_time = rollout.response_mask.shape[1]
     policy_log_probs, reference_log_probs = (
-        response_log_probs(model, rollout.tokens, rollout.mask, response_time, temperature=temperature, logits_chunk=None)[0]
+        response_log_probs(
+            model, rollout.tokens, rollout.mask, response_time, temperature=temperature, logits_chunk=None
+        )[0]
         for model in (policy, reference)
     )
     return jax.numpy.where(rollout.response_mask, policy_log_probs - reference_log_probs, 0.0).sum(axis=1)
@@ -167,4 +171,6 @@ def select(prompts: PromptBatch, rows: Int[np.ndarray, " rows"]) -> PromptBatch:
 
 def decode_all(tokenizer: PreTrainedTokenizerBase, tokens: Sequence, mask: Sequence) -> list[str]:
     """Response texts, from right-padded tokens and their mask."""
-    return [decode_response(tokenizer, row[keep]) for row, keep in zip(np.asarray(tokens), np.asarray(mask), strict=True)]
+    return [
+        decode_response(tokenizer, row[keep]) for row, keep in zip(np.asarray(tokens), np.asarray(mask), strict=True)
+    ]

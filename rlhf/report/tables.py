@@ -77,7 +77,9 @@ def reward_model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for name, entry in models.items()
     )
-    return table(["reward model", "accuracy ↑", "accuracy on fresh labels ↑", "attainable accuracy", "calibration error ↓"], rows)
+    return table(
+        ["reward model", "accuracy ↑", "accuracy on fresh labels ↑", "attainable accuracy", "calibration error ↓"], rows
+    )
 
 
 def cross_table(models: Mapping[str, Mapping[str, Any]]) -> str:

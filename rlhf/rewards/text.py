@@ -1,7 +1,7 @@
 """A trained reward model with its tokenizer: texts in, scores out. What a paper's code imports.
 
-    model = RewardModel.load("runs/demo/helpfulness")
-    model.score(["What is the capital of France?"], ["The capital of France is Paris."])
+model = RewardModel.load("runs/demo/helpfulness")
+model.score(["What is the capital of France?"], ["The capital of France is Paris."])
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,8 @@ class RewardModel:
         """
         if len(prompts) != len(responses):
             raise UserError(
-                f"score: {len(prompts)} prompts but {len(responses)} responses", fix="pass one response for each prompt."
+                f"score: {len(prompts)} prompts but {len(responses)} responses",
+                fix="pass one response for each prompt.",
             )
         sequences = [
             np.concatenate([encode_prompt(self.tokenizer, turns), encode_response(self.tokenizer, turns, response)])

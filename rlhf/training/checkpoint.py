@@ -183,7 +183,10 @@ class Checkpointer:
 
     def _require_space(self, arrays: Mapping[str, Any]) -> None:
         # Before anything is written: a disk that fills up in the middle is noticed too, but later.
-        needed, free = sum(getattr(array, "nbytes", 0) for array in arrays.values()), shutil.disk_usage(self.folder).free
+        needed, free = (
+            sum(getattr(array, "nbytes", 0) for array in arrays.values()),
+            shutil.disk_usage(self.folder).free,
+        )
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
 

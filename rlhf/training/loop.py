@@ -256,7 +256,9 @@ def _is_due(step: int, interval: int | None) -> bool:
     return interval is not None and step % interval == 0
 
 
-def _summarize(progress: Progress, total_steps: int, selected_step: int, compilations: CompilationCounter) -> dict[str, Any]:
+def _summarize(
+    progress: Progress, total_steps: int, selected_step: int, compilations: CompilationCounter
+) -> dict[str, Any]:
     return {
         "steps": total_steps,
         "selected_step": selected_step,
