@@ -61,11 +61,17 @@ def sample_tokens(
         Tokens, and their log-probabilities (nats) under the distribution that they were really drawn from: after
         temperature and filters. They are 0 at temperature 0.
     """
+    return choose_tokens(jax.random.uniform(key, (len(logits), 2)), logits, config)
+
+
+def choose_tokens(
+    uniforms: Float32[Array, "batch 2"], logits: Float[Array, "batch vocab"], config: SamplingConfig
+) -> tuple[Int[Array, " batch"], Float32[Array, " batch"]]:
+    """As `sample_tokens`, from numbers that were drawn before: uniform in [0, 1), two a row."""
     logits = logits.astype(jnp.float32)
     if config.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1)
         return tokens, jnp.zeros(tokens.shape, jnp.float32)
-    uniforms = jax.random.uniform(key, (len(logits), 2))
     logits = logits / config.temperature
     if not config.restricted:
         return _sample_in_blocks(uniforms, logits)

@@ -162,8 +162,10 @@ class Transformer(nnx.Module):
             positions=lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write),
             valid=lax.dynamic_update_slice(cache.valid, valid, write),
         )
-        up_to_itself = jnp.arange(cache.slots) <= cache.length + jnp.arange(time)[:, None]
-        mask = cache.valid[:, None, :] & up_to_itself
+        # Of the new tokens, those after itself are hidden from a token; all others in the cache came before.
+        number = jnp.arange(cache.slots) - cache.length
+        comes_later = (number > jnp.arange(time)[:, None]) & (number < time)
+        mask = cache.valid[:, None, :] & ~comes_later
         placements = place(self.config, positions, cache.positions, mask)
         written = []
         for number, (block, earlier) in enumerate(zip(layers, cache.layers, strict=True)):
