@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import PromptBatch
 from rlhf.data.encoding import decode_response
-from rlhf.generation.generator import generate
+from rlhf.generation.generator import Responses, generate
+from rlhf.generation.refill import generate_refilled
 from rlhf.generation.rollout import Rollout, join
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.heads import SequenceScorer
@@ -45,8 +46,11 @@ class ScoredResponses:
     scores: dict[str, Float[np.ndarray, " responses"]]
 
 
+MOST_BATCHES_A_GROUP = 8
+
+
 class ScoredSampler:
-    """Samples and scores in one compiled program, whatever the policy's parameters.
+    """Samples and scores in two compiled programs, whatever the policy's parameters.
 
     Args:
         policy: gives the architecture; its parameters are passed at each call.
@@ -58,6 +62,7 @@ class ScoredSampler:
         combine: how both scores become one; never whitened here, so that scores can be compared between batches.
         batch_size: responses sampled at once.
         place: puts a batch on the devices.
+        refill: sample several batches' prompts together, the next prompt entering where a response has ended; for one device.
     """
 
     def __init__(
@@ -72,10 +77,12 @@ class ScoredSampler:
         combine: CombineConfig | None = None,
         batch_size: int = 64,
         place: Callable[[PromptBatch], PromptBatch] = lambda batch: batch,
+        refill: bool = True,
     ):
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.place = place
+        self.refill = refill
         policy_definition, _ = nnx.split(policy)
         models = {"reference": reference, **(reward_models or {})}
         split = {name: nnx.split(model) for name, model in models.items() if model is not None}
@@ -83,11 +90,10 @@ class ScoredSampler:
         self._states = {name: state for name, (_, state) in split.items()}
 
         @jax.jit
-        def sample_and_score(policy_states, states, prompts: PromptBatch, key: PRNGKeyArray):
-            policy = nnx.merge(policy_definition, *policy_states)
-            models = {name: nnx.merge(self._definitions[name], state) for name, state in states.items()}
-            responses = generate(
-                policy,
+        def sample(policy_states, prompts: PromptBatch, key: PRNGKeyArray):
+            several = {"rows": batch_size} if len(prompts.tokens) > batch_size else {}
+            return (generate_refilled if several else generate)(
+                nnx.merge(policy_definition, *policy_states),
                 prompts.tokens,
                 prompts.mask,
                 key,
@@ -95,7 +101,13 @@ class ScoredSampler:
                 max_new_tokens=max_new_tokens,
                 end_token=tokenizer.eos_token_id,
                 pad_token=tokenizer.pad_token_id,
+                **several,
             )
+
+        @jax.jit
+        def score(policy_states, states, prompts: PromptBatch, responses: Responses):
+            policy = nnx.merge(policy_definition, *policy_states)
+            models = {name: nnx.merge(self._definitions[name], state) for name, state in states.items()}
             rollout = join(prompts, responses)
             reference = models.pop("reference", None)
             log_ratio = sequence_log_ratio(policy, reference, rollout, sampling.temperature or 1.0)
@@ -105,9 +117,9 @@ class ScoredSampler:
                 scores["combined"], _ = combine_scores(
                     unwhitened, scores["helpfulness"], scores["safety"], prompts.is_safety
                 )
-            return responses, log_ratio, scores
+            return log_ratio, scores
 
-        self._program = sample_and_score
+        self._sample, self._score = sample, score
 
     def __call__(
         self,
@@ -123,20 +135,24 @@ class ScoredSampler:
         Args:
             policy_states: the states that the policy was split into (one, or trainable and frozen).
             prompts: all prompts, in host memory.
-            key: randomness; batch i uses `fold_in(key, i)`.
+            key: randomness; the i-th call of the sampling program uses `fold_in(key, i)`.
             repeats: responses a prompt.
             on_batch: called with the number of responses finished, after each batch.
         """
         total = len(prompts.tokens) * repeats
         order = np.repeat(np.arange(len(prompts.tokens)), repeats)
-        padded = np.pad(order, (0, -total % self.batch_size), mode="edge")
+        batches = -(-total // self.batch_size)
+        together = self.batch_size * (batches_a_group(batches) if self.refill else 1)
         parts = []
-        for number, rows in enumerate(padded.reshape(-1, self.batch_size)):
-            batch = self.place(select(prompts, rows))
-            parts.append(
-                jax.device_get(self._program(policy_states, self._states, batch, jax.random.fold_in(key, number)))
-            )
-            on_batch(min((number + 1) * self.batch_size, total))
+        for number, rows in enumerate(np.pad(order, (0, -total % together), mode="edge").reshape(-1, together)):
+            group = self.place(select(prompts, rows))
+            responses = self._sample(policy_states, group, jax.random.fold_in(key, number))
+            for first in range(0, together, self.batch_size):
+                if number * together + first < total:
+                    asked, given = (take_rows(part, first, self.batch_size) for part in (group, responses))
+                    scored = self._score(policy_states, self._states, asked, given)
+                    parts.append(jax.device_get((given, *scored)))
+                    on_batch(min(number * together + first + self.batch_size, total))
         responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
         return ScoredResponses(
             prompt_index=np.asarray(prompts.index)[order],
@@ -162,6 +178,19 @@ def sequence_log_ratio(
         for model in (policy, reference)
     )
     return jax.numpy.where(rollout.response_mask, policy_log_probs - reference_log_probs, 0.0).sum(axis=1)
+
+
+def batches_a_group(batches: int) -> int:
+    """How many batches to sample together, so that few rows idle at the end of a group and few groups are filled up."""
+    if batches <= MOST_BATCHES_A_GROUP:
+        return batches
+    sizes = range(MOST_BATCHES_A_GROUP, MOST_BATCHES_A_GROUP // 2 - 1, -1)
+    return min(sizes, key=lambda size: -batches % size)
+
+
+def take_rows(batch, first: int, count: int):
+    """A run of rows of every array."""
+    return batch if len(batch.tokens) == count else jax.tree.map(lambda leaf: leaf[first : first + count], batch)
 
 
 def select(prompts: PromptBatch, rows: Int[np.ndarray, " rows"]) -> PromptBatch:

@@ -125,6 +125,7 @@ def run(config: Config) -> dict[str, Any]:
         combine=config.combine,
         batch_size=config.batch_size,
         place=batch_placer(mesh, config.batch_size, "batch_size"),
+        refill=mesh.size == 1,
     )
     begin_writing(folder)
     repeats = max(config.n)

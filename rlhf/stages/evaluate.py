@@ -142,6 +142,7 @@ def run(config: Config) -> dict[str, Any]:
             combine=config.combine,
             batch_size=config.batch_size,
             place=place_batch,
+            refill=mesh.size == 1,
         )
         with ProgressBar(f"evaluate {name}", total) as progress:
             responses = sampler(

@@ -323,6 +323,7 @@ def prepare(config: Config) -> Job:
             combine=config.ppo.combine,
             batch_size=config.ppo.rollout_batch_size,
             place=place,
+            refill=mesh.size == 1,
         )
         held_out_check = HeldOutCheck(sampler, held_out, held_out_batch, config.seed)
     return Job(

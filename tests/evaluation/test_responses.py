@@ -11,7 +11,7 @@ from flax import nnx
 from rlhf.data.batches import PromptBatch
 from rlhf.data.templates import apply_template
 from rlhf.data.tokenizers import train_tokenizer
-from rlhf.evaluation.responses import ScoredSampler, decode_all
+from rlhf.evaluation.responses import ScoredSampler, batches_a_group, decode_all
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.config import ModelConfig
 from rlhf.models.heads import SequenceScorer
@@ -151,3 +151,22 @@ def test_greedy_responses_do_not_depend_on_the_batch_or_the_key(make_sampler, ne
     assert small.texts == large.texts
     for name, values in small.scores.items():
         np.testing.assert_allclose(values, large.scores[name], atol=1e-5)
+
+
+def test_groups_are_of_a_size_that_leaves_few_rows_unused():
+    assert [batches_a_group(batches) for batches in (1, 8, 9, 25, 14, 16)] == [1, 8, 5, 5, 7, 8]
+
+
+def test_without_refilling_each_batch_is_sampled_by_itself(make_sampler, networks, prompts, monkeypatch):
+    sampler = make_sampler(batch_size=2)
+    assert sampler.refill
+    sizes = []
+    sample = sampler._sample
+    monkeypatch.setattr(
+        sampler, "_sample", lambda states, batch, key: sizes.append(len(batch.tokens)) or sample(states, batch, key)
+    )
+    for refill, expected in ((True, [6]), (False, [2, 2, 2])):
+        monkeypatch.setattr(sampler, "refill", refill)
+        responses = sampler((nnx.state(networks[0]),), prompts, jax.random.key(0), repeats=2)
+        assert sizes == expected and len(responses.texts) == 6
+        sizes.clear()
