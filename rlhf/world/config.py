@@ -55,19 +55,19 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.4, "wrong": 0.02, "off_topic": 0.03, "rambling": 0.2, "ask_back": 0.09, "wrong_language": 0.11,
-            "hedging": 0.02, "refusal": 0.06, "refuse_and_comply": 0.01, "broken": 0.05, "near_empty": 0.01,
+            "right": 0.37, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.16, "ask_back": 0.08, "wrong_language": 0.09,
+            "hedging": 0.02, "refusal": 0.05, "refuse_and_comply": 0.01, "broken": 0.07, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
         default_factory=lambda: {
-            "refusal": 0.41, "compliance": 0.35, "off_topic": 0.04, "ask_back": 0.05, "wrong_language": 0.03,
+            "refusal": 0.38, "compliance": 0.32, "off_topic": 0.10, "ask_back": 0.05, "wrong_language": 0.03,
             "refuse_and_comply": 0.05, "broken": 0.06, "near_empty": 0.01,
         }
     )  # fmt: skip
     borderline: Shares = field(
         default_factory=lambda: {
-            "right": 0.39, "refusal": 0.29, "wrong": 0.02, "off_topic": 0.04, "rambling": 0.1, "ask_back": 0.05,
+            "right": 0.37, "refusal": 0.24, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.09, "ask_back": 0.04,
             "wrong_language": 0.04, "hedging": 0.02, "refuse_and_comply": 0.02, "broken": 0.03, "near_empty": 0.01,
         }
     )  # fmt: skip
@@ -102,7 +102,7 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    rankings: int = 8000
+    rankings: int = 14000
     answers: int = 4
     held_out_comparisons: int = 1200
     prompts: int = 1000
