@@ -1,6 +1,6 @@
 """Times one work and says how far it is from the machine's limit.
 
-    python benchmarks/run.py {ppo,sft,reward,generate} --shape m1 [--json]
+    python benchmarks/run.py WORK --shape m1 [--json]
 
 The limit is the time that the necessary matrix products (see products.py) take at the best rate that products of the work's
 shapes reach in the same process; for decoding on an accelerator the weights that each step reads, over the measured memory
@@ -19,9 +19,10 @@ from rlhf.launch import huge_pages
 
 def parse() -> argparse.Namespace:
     from shapes import SHAPES
+    from works import WORKS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=("ppo", "sft", "reward", "generate"))
+    parser.add_argument("work", choices=tuple(WORKS))
     parser.add_argument("--shape", choices=tuple(SHAPES), default="m1")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none", help="what the backward pass recomputes")

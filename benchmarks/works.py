@@ -14,6 +14,7 @@ from rlhf.data.batches import PromptBatch, SequenceBatch
 from rlhf.data.encoding import EncodedPair
 from rlhf.data.pair_packing import pack_rankings
 from rlhf.generation.generator import generate
+from rlhf.generation.refill import generate_refilled
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.heads import SequenceScorer
@@ -30,6 +31,10 @@ from rlhf.training.step import TrainStep
 
 NO_TOKEN = -1
 """An end token that is never sampled, so that every response has its full length."""
+END_TOKEN = 0
+MEAN_LENGTH = 0.4
+"""Of responses that end by themselves, as a share of the longest."""
+BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,67 @@ def generation(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
     return Work(lambda: sample(state, jax.random.key(0)), prompts * new_tokens, products, decode_steps=new_tokens)
 
 
+class EndsByChance(Transformer):
+    """A model whose responses have geometric lengths: the end token is as likely after every token."""
+
+    def logits(self, hidden):
+        """As the model's, but for the end token."""
+        logits = super().logits(hidden)
+        probability = 1 / (MEAN_LENGTH * 128)
+        odds = np.log(probability / (1 - probability))
+        others = jax.nn.logsumexp(logits.at[..., END_TOKEN].set(-jnp.inf), axis=-1)
+        return logits.at[..., END_TOKEN].set(others + odds)
+
+
+def generation_by_batch(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
+    """8 × 32 prompts × 64 tokens, up to 128 new tokens, 51 on average; each batch of 32 waits for its longest response."""
+    definition, state, prompts, tokens, settings = _ending_by_chance(config, compute, scale)
+
+    @jax.jit
+    def sample(state, key):
+        model, mask = nnx.merge(definition, state), jnp.ones((prompts, tokens.shape[1]), bool)
+        batches = tokens.reshape(BATCHES, prompts, -1), jax.random.split(key, BATCHES)
+        return jax.lax.map(lambda batch: generate(model, batch[0], mask, batch[1], **settings), batches)
+
+    return _sampling(config, sample, state, prompts * BATCHES, tokens.shape[1])
+
+
+def generation_refilled(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
+    """The same prompts on 32 rows, which the next prompt enters when a response has ended."""
+    definition, state, rows, tokens, settings = _ending_by_chance(config, compute, scale)
+
+    @jax.jit
+    def sample(state, key):
+        model, mask = nnx.merge(definition, state), jnp.ones(tokens.shape, bool)
+        return generate_refilled(model, tokens, mask, key, rows=rows, **settings)
+
+    return _sampling(config, sample, state, rows * BATCHES, tokens.shape[1])
+
+
+def _ending_by_chance(config: ModelConfig, compute: ComputeConfig, scale: int):
+    definition, state = nnx.split(EndsByChance(config, compute=compute, rngs=nnx.Rngs(0)))
+    rows = 32 * scale
+    settings = {"sampling": SamplingConfig(), "max_new_tokens": 128, "end_token": END_TOKEN, "pad_token": END_TOKEN}
+    return definition, state, rows, jnp.asarray(_tokens(config, rows * BATCHES, 64)), settings
+
+
+def _sampling(config: ModelConfig, sample: Callable, state: Any, prompts: int, prompt_length: int) -> Work:
+    """The work of sampling responses of the lengths that the first run gives; later runs draw the same."""
+    key = jax.random.key(0)
+    new_tokens = int(sample(state, key).mask.sum())
+    products = decoding(config, prompts, prompt_length, new_tokens // prompts)
+    return Work(lambda: sample(state, key), new_tokens, products)
+
+
 def ppo(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
     """One iteration: 64 prompts × 64 tokens, 64 new tokens each, 4 epochs × 4 minibatches, four separate models."""
     batch, length, new_tokens = 64 * scale, 64, 64
-    settings = PPOConfig(rollout_batch_size=batch, minibatch_size=batch // 4, response_length=new_tokens)
+    settings = PPOConfig(
+        rollout_batch_size=batch,
+        minibatch_size=batch // 4,
+        response_length=new_tokens,
+        logits_chunk=batch // 4 * new_tokens,  # a minibatch's; scoring then needs no more memory than the update
+    )
 
     def transformer(seed: int) -> Transformer:
         return Transformer(config, compute=compute, rngs=nnx.Rngs(seed))
@@ -131,7 +193,14 @@ def ppo(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
     return Work(iteration, batch * new_tokens, products, parts=parts)
 
 
-WORKS = {"ppo": ppo, "sft": sft, "reward": reward, "generate": generation}
+WORKS = {
+    "ppo": ppo,
+    "sft": sft,
+    "reward": reward,
+    "generate": generation,
+    "generate-by-batch": generation_by_batch,
+    "generate-refilled": generation_refilled,
+}
 
 
 class _Laps:

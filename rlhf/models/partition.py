@@ -52,8 +52,3 @@ def trained(model: nnx.Module) -> Any:
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Takes a model apart into (graphdef, trainable, frozen)."""
     return nnx.split(model, trained(model), ...)
-
-
-def merge_model(graphdef: nnx.GraphDef, *states: nnx.State) -> nnx.Module:
-    """Puts a model together again from its structure and the states it was split into."""
-    return nnx.merge(graphdef, *states)

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from rlhf.models.heads import SequenceScorer, Statistic
-from rlhf.models.partition import merge_model, split_model
+from rlhf.models.partition import split_model
 
 
 @pytest.fixture
@@ -41,6 +41,6 @@ def test_statistics_are_frozen_and_parameters_are_trained(make_model, batch):
     assert {path for path, _ in nnx.to_flat_state(frozen)} == {("scale",), ("shift",)}
     assert all(isinstance(variable, Statistic) for _, variable in nnx.to_flat_state(frozen))
     assert ("kernel",) in {path for path, _ in nnx.to_flat_state(trainable)}
-    again = merge_model(definition, trainable, frozen)
+    again = nnx.merge(definition, trainable, frozen)
     assert nnx.graphdef(again) == nnx.graphdef(scorer)
     assert jax.tree.all(jax.tree.map(np.array_equal, nnx.state(again), nnx.state(scorer)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf.models.cache import KVCache
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.partition import merge_model, split_model
+from rlhf.models.partition import split_model
 from rlhf.models.placement import place
 from rlhf.models.positions import positions_from_segments
 from rlhf.models.transformer import Transformer
@@ -142,7 +142,7 @@ def loss_gradient(model, tokens, segments):
     definition, trainable, frozen = split_model(model)
 
     def loss(trainable):
-        model = merge_model(definition, trainable, frozen)
+        model = nnx.merge(definition, trainable, frozen)
         logits = model.logits(model(tokens, segments))
         return jnp.sum(jax.nn.logsumexp(logits, axis=-1) * (segments > 0))
 

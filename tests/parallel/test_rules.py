@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from rlhf.errors import UserError
 from rlhf.models.config import ModelConfig
 from rlhf.models.heads import SequenceScorer
-from rlhf.models.partition import merge_model, split_model
+from rlhf.models.partition import split_model
 from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import batch_sharding, constrain, shard_state, state_shardings
@@ -42,7 +42,7 @@ def test_eight_devices_compute_what_one_does(model, mesh, batch, announced):
     definition, state = nnx.split(model)
 
     def logits(state, tokens, segments):
-        model = merge_model(definition, state)
+        model = nnx.merge(definition, state)
         return model.logits(model(tokens, segments))
 
     expected = jax.jit(logits)(state, *batch)
