@@ -68,6 +68,11 @@ def pack_rankings(
     return batch
 
 
+def most_tokens_of_best(batch: PairBatch) -> int:
+    """The most tokens that the best answers of a row's prompts have together; a prompt's best answer is its first branch."""
+    return int((np.asarray(batch.branch_ids) == 1).sum(axis=1).max())
+
+
 def _fill_row(batch: PairBatch, row: int, rankings: Sequence[Ranking]) -> None:
     column = place = 0
 

@@ -23,6 +23,7 @@ from rlhf.models.transformer import Transformer
 from rlhf.rewards.combine import CombineConfig, combine_scores
 from rlhf.rewards.model import score_sequences
 from rlhf.rl.score import response_log_probs
+from rlhf.rl.stopping import cut_at_stops
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class ScoredSampler:
         batch_size: responses sampled at once.
         place: puts a batch on the devices.
         refill: sample several batches' prompts together, the next prompt entering where a response has ended; for one device.
+        minimum_new_tokens: before so many tokens the end token has probability 0, for policy and reference alike.
+        stop_strings: a response ends where one of these is complete.
     """
 
     def __init__(
@@ -78,11 +81,14 @@ class ScoredSampler:
         batch_size: int = 64,
         place: Callable[[PromptBatch], PromptBatch] = lambda batch: batch,
         refill: bool = True,
+        minimum_new_tokens: int = 0,
+        stop_strings: Sequence[str] = (),
     ):
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.place = place
         self.refill = refill
+        ends = {"minimum_length": minimum_new_tokens, "end_token": tokenizer.eos_token_id}
         policy_definition, _ = nnx.split(policy)
         models = {"reference": reference, **(reward_models or {})}
         split = {name: nnx.split(model) for name, model in models.items() if model is not None}
@@ -101,25 +107,31 @@ class ScoredSampler:
                 max_new_tokens=max_new_tokens,
                 end_token=tokenizer.eos_token_id,
                 pad_token=tokenizer.pad_token_id,
+                minimum_new_tokens=minimum_new_tokens,
                 **several,
             )
 
         @jax.jit
-        def score(policy_states, states, prompts: PromptBatch, responses: Responses):
+        def score(policy_states, states, rollout: Rollout):
             policy = nnx.merge(policy_definition, *policy_states)
             models = {name: nnx.merge(self._definitions[name], state) for name, state in states.items()}
-            rollout = join(prompts, responses)
             reference = models.pop("reference", None)
-            log_ratio = sequence_log_ratio(policy, reference, rollout, sampling.temperature or 1.0)
+            log_ratio = sequence_log_ratio(policy, reference, rollout, sampling.temperature or 1.0, **ends)
             scores = {name: score_sequences(model, rollout.tokens, rollout.mask) for name, model in models.items()}
             if combine is not None and {"helpfulness", "safety"} <= scores.keys():
                 unwhitened = replace(combine, whiten=False)
                 scores["combined"], _ = combine_scores(
-                    unwhitened, scores["helpfulness"], scores["safety"], prompts.is_safety
+                    unwhitened, scores["helpfulness"], scores["safety"], rollout.is_safety
                 )
             return log_ratio, scores
 
-        self._sample, self._score = sample, score
+        def cut(rollout: Rollout) -> Rollout:
+            if not stop_strings:
+                return rollout
+            limits = {"minimum": minimum_new_tokens, "pad_token": tokenizer.pad_token_id}
+            return cut_at_stops(rollout, tokenizer, stop_strings, **limits)[0]
+
+        self._sample, self._score, self._cut = sample, score, cut
 
     def __call__(
         self,
@@ -150,8 +162,9 @@ class ScoredSampler:
             for first in range(0, together, self.batch_size):
                 if number * together + first < total:
                     asked, given = (take_rows(part, first, self.batch_size) for part in (group, responses))
-                    scored = self._score(policy_states, self._states, asked, given)
-                    parts.append(jax.device_get((given, *scored)))
+                    rollout = self._cut(join(asked, given))
+                    scored = self._score(policy_states, self._states, rollout)
+                    parts.append(jax.device_get((responses_of(rollout, given), *scored)))
                     on_batch(min(number * together + first + self.batch_size, total))
         responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
         return ScoredResponses(
@@ -164,8 +177,24 @@ class ScoredSampler:
         )
 
 
+def responses_of(rollout: Rollout, sampled: Responses) -> Responses:
+    """The responses in a rollout, of which some may have been cut since they were sampled."""
+    mask = rollout.response_mask
+    return Responses(
+        tokens=rollout.tokens[:, -mask.shape[1] :],
+        mask=mask,
+        log_probs=jax.numpy.where(mask, sampled.log_probs, 0.0),
+    )
+
+
 def sequence_log_ratio(
-    policy: Transformer, reference: Transformer | None, rollout: Rollout, temperature: float
+    policy: Transformer,
+    reference: Transformer | None,
+    rollout: Rollout,
+    temperature: float,
+    *,
+    minimum_length: int = 0,
+    end_token: int | None = None,
 ) -> Float[jax.Array, " batch"]:
     """log π(y|x) − log π_ref(y|x) summed over each response's tokens, in nats; zeros without a reference."""
     if reference is None:
@@ -173,7 +202,14 @@ def sequence_log_ratio(
     response_time = rollout.response_mask.shape[1]
     policy_log_probs, reference_log_probs = (
         response_log_probs(
-            model, rollout.tokens, rollout.mask, response_time, temperature=temperature, logits_chunk=None
+            model,
+            rollout.tokens,
+            rollout.mask,
+            response_time,
+            temperature=temperature,
+            logits_chunk=None,
+            minimum_length=minimum_length,
+            end_token=end_token,
         )[0]
         for model in (policy, reference)
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlhf.generation.sampling import SamplingConfig, sample_tokens
+from rlhf.generation.sampling import SamplingConfig, sample_tokens, without_early_end
 from rlhf.models.transformer import Transformer, positions_from_segments
 
 
@@ -67,9 +67,7 @@ def generate(
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
 
     def sample(step, hidden, ended):
-        logits = model.logits(hidden)
-        if minimum_new_tokens:
-            logits = logits.at[:, end_token].add(jnp.where(step < minimum_new_tokens, -jnp.inf, 0.0))
+        logits = without_early_end(model.logits(hidden), step, end_token, minimum_new_tokens)
         tokens, log_probs = sample_tokens(jax.random.fold_in(key, step), logits, sampling)
         return jnp.where(ended, pad_token, tokens), jnp.where(ended, 0.0, log_probs)
 

@@ -14,7 +14,7 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from rlhf.generation.generator import Responses
-from rlhf.generation.sampling import SamplingConfig, choose_tokens
+from rlhf.generation.sampling import SamplingConfig, choose_tokens, without_early_end
 from rlhf.models.cache import KVCache, LayerCache
 from rlhf.models.transformer import Transformer, positions_from_segments
 
@@ -54,6 +54,7 @@ def generate_refilled(
     max_new_tokens: int,
     end_token: int,
     pad_token: int,
+    minimum_new_tokens: int = 0,
 ) -> Responses:
     """Samples one response a prompt, `rows` of them at a time. Pure; call it under `jax.jit`.
 
@@ -70,6 +71,7 @@ def generate_refilled(
         max_new_tokens: longest response (columns of the result).
         end_token: the response ends with this token, which belongs to it.
         pad_token: fills the columns after the end.
+        minimum_new_tokens: before so many tokens the end token has probability 0.
 
     Returns:
         Responses of shape [prompts, max_new_tokens].
@@ -85,7 +87,8 @@ def generate_refilled(
         """Samples a token for each given prompt and writes it down; the idle ones' go to the row that nobody reads."""
         keys = jax.vmap(jax.random.fold_in)(prompt_keys[row_prompts], lengths)
         uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-        tokens, log_probs = choose_tokens(uniforms, model.logits(hidden), sampling)
+        logits = without_early_end(model.logits(hidden), lengths, end_token, minimum_new_tokens)
+        tokens, log_probs = choose_tokens(uniforms, logits, sampling)
         at = (row_prompts, lengths)
         responses = Responses(
             tokens=state.responses.tokens.at[at].set(tokens),

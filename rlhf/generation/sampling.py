@@ -81,6 +81,22 @@ def choose_tokens(
     return jnp.take_along_axis(tokens, ranks[:, None], axis=-1)[:, 0], log_probs
 
 
+def without_early_end(
+    logits: Float[Array, "batch vocab"], length: Int[Array, "*batch"], end_token: int, minimum_new_tokens: int
+) -> Float[Array, "batch vocab"]:
+    """The logits with the end token ruled out where a response has fewer than the minimum of tokens.
+
+    Args:
+        logits: of the next token.
+        length: tokens of each response so far, or of all.
+        end_token: which token ends a response.
+        minimum_new_tokens: 0 leaves the logits as they are.
+    """
+    if minimum_new_tokens == 0:
+        return logits
+    return logits.at[:, end_token].add(jnp.where(length < minimum_new_tokens, -jnp.inf, 0.0))
+
+
 def _keep_nucleus(descending_logits: Float32[Array, "batch kept"], top_p: float) -> Float32[Array, "batch kept"]:
     """Rules out the tokens before which `top_p` has been reached: the token that crosses it stays, the first always."""
     if top_p == 1:

@@ -12,6 +12,7 @@ from rlhf.data.labelled_pairs import LabelledPairBatch
 from rlhf.errors import UserError, require_positive
 from rlhf.losses.preference import pairwise_accuracy, pairwise_loss, pairwise_loss_with_ties, safety_loss
 from rlhf.models.heads import SequenceScorer
+from rlhf.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class ObjectiveConfig:
 
 
 def comparison_loss(
-    centering: float, objective: ObjectiveConfig | None = None, logits_chunk: int | None = None
+    centering: float,
+    objective: ObjectiveConfig | None = None,
+    *,
+    logits_chunk: int | None = None,
+    most_tokens: int | None = None,
 ) -> Callable[[SequenceScorer, PairBatch], Any]:
     """The loss function on a batch of comparisons: all prompts and answers go through the network together, once each.
 
@@ -60,6 +65,8 @@ def comparison_loss(
         centering: strength of the pull of both scores towards 0 (2312.09244).
         objective: what else; None for the plain loss.
         logits_chunk: positions whose logits are held at once, where the objective needs logits; None for all.
+        most_tokens: no row has more tokens in its prompts' best answers (`pair_packing.most_tokens_of_best`), so that logits
+            need be computed at no more; None if that is not known.
 
     Returns:
         A function of scorer and batch that gives the weighted sum, its weight, and metrics as (sum, weight): "accuracy" (ties
@@ -75,7 +82,7 @@ def comparison_loss(
         rejected = jnp.take_along_axis(scores, batch.rejected_end, axis=1)
         total, weight, metrics = objective_on_scores(chosen, rejected, batch, centering, objective)
         if objective.language_weight:
-            log_probs = scorer.transformer.token_log_probs(hidden[:, :-1], batch.tokens[:, 1:], chunk_size=logits_chunk)
+            log_probs = best_answer_log_probs(scorer.transformer, hidden, batch, logits_chunk, most_tokens)
             metrics["language_loss"] = best_answer_loss(log_probs, batch)
             total += objective.language_weight * metrics["language_loss"][0]
         return total, weight, metrics
@@ -122,6 +129,26 @@ def objective_on_scores(
         auxiliary, metrics["safety_accuracy"] = pair_safety(chosen, rejected, batch)
         total += objective.safety_weight * auxiliary
     return total, weight, metrics
+
+
+def best_answer_log_probs(
+    transformer: Transformer,
+    hidden: Float[Array, "batch time width"],
+    batch: PairBatch,
+    logits_chunk: int | None,
+    most_tokens: int | None,
+) -> Float[Array, "batch time_less_one"]:
+    """Log-probability of every token but the first of each row; only those of best answers count, and others may be 0."""
+    before, targets = hidden[:, :-1], batch.tokens[:, 1:]
+    if most_tokens is None or most_tokens >= targets.shape[1]:
+        return transformer.token_log_probs(before, targets, chunk_size=logits_chunk)
+    columns = jnp.argsort(batch.branch_ids[:, 1:] != 1, axis=1, stable=True)[:, :most_tokens]
+    log_probs = transformer.token_log_probs(
+        jnp.take_along_axis(before, columns[..., None], axis=1),
+        jnp.take_along_axis(targets, columns, axis=1),
+        chunk_size=logits_chunk,
+    )
+    return jnp.zeros(targets.shape, log_probs.dtype).at[jnp.arange(len(columns))[:, None], columns].set(log_probs)
 
 
 def best_answer_loss(

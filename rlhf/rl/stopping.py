@@ -74,4 +74,8 @@ def cut_at_stops(
             mask[row, prompt_time + length :] = False
             tokens[row, prompt_time + length :] = pad_token
     cut = replace(rollout, tokens=tokens, mask=mask, response_mask=response_mask)
-    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), cut, rollout), stopped
+    return jax.tree.map(_laid_out_as, cut, rollout), stopped
+
+
+def _laid_out_as(new: np.ndarray, old: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new

@@ -164,7 +164,7 @@ def _loss_and_batch(config: Any, mesh: Mesh) -> tuple[LossFunction, SequenceBatc
             "margin": (pairs, jnp.float32),
             "weight": (pairs, jnp.float32),
         }
-        return comparison_loss(config.centering, config.objective, config.logits_chunk), PairBatch(
+        return comparison_loss(config.centering, config.objective, logits_chunk=config.logits_chunk), PairBatch(
             **_on_mesh(shapes, mesh)
         )
     tokens = (rows, config.row_length if isinstance(config, pretrain.Config) else config.max_length)

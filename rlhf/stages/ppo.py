@@ -324,6 +324,8 @@ def prepare(config: Config) -> Job:
             batch_size=config.ppo.rollout_batch_size,
             place=place,
             refill=mesh.size == 1,
+            minimum_new_tokens=config.ppo.minimum_length,
+            stop_strings=config.ppo.stop_strings,
         )
         held_out_check = HeldOutCheck(sampler, held_out, held_out_batch, config.seed)
     return Job(

@@ -13,7 +13,7 @@ from rlhf.data.held_out import split_held_out
 from rlhf.data.labelled_pairs import LabelConfig, apply_labels
 from rlhf.data.lengths import TooLong, encode_comparisons
 from rlhf.data.packing import round_up
-from rlhf.data.pair_packing import pack_rankings, ranking_length, rankings_of
+from rlhf.data.pair_packing import most_tokens_of_best, pack_rankings, ranking_length, rankings_of
 from rlhf.data.records import Comparison
 from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
@@ -162,7 +162,10 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     preferences, train_pairs = pairs(preferences)
     held_out, held_out_pairs = pairs(held_out) if held_out else ([], None)
     refuse_impossible_scale(config, held_out)
-    loss = comparison_loss(config.centering, config.objective, config.logits_chunk)
+    most_tokens = max(most_tokens_of_best(rows) for rows in (train_pairs, held_out_pairs) if rows is not None)
+    loss = comparison_loss(
+        config.centering, config.objective, logits_chunk=config.logits_chunk, most_tokens=most_tokens
+    )
     result = train(config, folder, scorer, loss, train_pairs, held_out_pairs)
     scorer = normalised(result.model, tokenizer, config, preferences)
     summary = dict(result.summary)

@@ -102,7 +102,7 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    rankings: int = 10000
+    rankings: int = 14000
     answers: int = 4
     held_out_comparisons: int = 1200
     prompts: int = 1000

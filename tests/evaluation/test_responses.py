@@ -1,6 +1,7 @@
 """Samples with their scores: each belongs to its prompt, and every number is the one recomputed from the texts' tokens."""
 
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -170,3 +171,31 @@ def test_without_refilling_each_batch_is_sampled_by_itself(make_sampler, network
         responses = sampler((nnx.state(networks[0]),), prompts, jax.random.key(0), repeats=2)
         assert sizes == expected and len(responses.texts) == 6
         sizes.clear()
+
+
+def test_minimum_length_and_stop_strings_hold_for_samples_and_for_every_number(networks, tokenizer, prompts):
+    policy, reference, reward_models = networks
+    settings = {"sampling": SamplingConfig(temperature=TEMPERATURE), "max_new_tokens": NEW_TOKENS, "batch_size": 64}
+    settings |= {"reference": reference, "reward_models": reward_models}
+
+    def sample(**limits):
+        sampler = ScoredSampler(policy, tokenizer, **settings, **limits)
+        return sampler((nnx.state(policy),), prompts, jax.random.key(0), repeats=40)
+
+    free = sample()
+    assert free.lengths.min() < NEW_TOKENS
+    assert sample(minimum_new_tokens=NEW_TOKENS).lengths.min() == NEW_TOKENS
+    letters = Counter(letter for text in free.texts for letter in set(text[:-1]) if letter.isascii())
+    ((stop, _),) = letters.most_common(1)
+    stopped = sample(stop_strings=(stop,))
+    met = np.array([stop in text for text in free.texts])
+    assert met.any() and not met.all()
+    for before, after in zip(free.texts, stopped.texts, strict=True):
+        assert after == (before[: before.index(stop) + 1] if stop in before else before)
+    shorter = stopped.lengths < free.lengths
+    assert shorter.any() and not shorter[~met].any()
+    assert (stopped.log_probs[shorter] > free.log_probs[shorter]).all()
+    np.testing.assert_allclose(stopped.log_ratio[~met], free.log_ratio[~met], atol=1e-5)
+    for name in reward_models:
+        np.testing.assert_allclose(stopped.scores[name][~met], free.scores[name][~met], atol=1e-5)
+        assert (np.abs(stopped.scores[name][shorter] - free.scores[name][shorter]) > 1e-4).any()

@@ -121,3 +121,13 @@ def test_it_takes_fewer_steps_than_batches_that_wait_for_their_longest(prompts, 
     lengths = found.mask.sum(axis=1)
     batches = [lengths[start : start + 4].max() - 1 for start in range(0, COUNT, 4)]
     assert len(steps) < sum(batches)
+
+
+def test_no_response_ends_before_the_minimum(prompts):
+    model = make_model()
+    free = run(generate_refilled, model, prompts, rows=4)
+    found = run(generate_refilled, model, prompts, rows=4, minimum_new_tokens=4)
+    assert free.mask.sum(axis=1).min() < 4 <= found.mask.sum(axis=1).min()
+    expected = run(generate, model, prompts, sampling=GREEDY, minimum_new_tokens=4)
+    likeliest = run(generate_refilled, model, prompts, sampling=GREEDY, rows=4, minimum_new_tokens=4)
+    np.testing.assert_array_equal(likeliest.tokens, expected.tokens)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from rlhf.data.encoding import EncodedPair
 from rlhf.data.labelled_pairs import LabelConfig
-from rlhf.data.pair_packing import pack_rankings, rankings_of
+from rlhf.data.pair_packing import most_tokens_of_best, pack_rankings, rankings_of
 from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
 from rlhf.losses.preference import pairwise_accuracy, pairwise_loss
@@ -123,8 +123,8 @@ def test_sharing_prompts_and_rows_changes_neither_loss_nor_accuracy(folders):
     np.testing.assert_allclose(metrics["accuracy"], pairwise_accuracy(*scores, weight=weight), rtol=1e-6)
 
 
-@pytest.mark.parametrize("logits_chunk", [None, 7])
-def test_the_language_loss_is_that_of_each_best_answer_read_by_itself(folders, logits_chunk):
+@pytest.mark.parametrize(("logits_chunk", "knows_lengths"), [(None, False), (None, True), (7, True)])
+def test_the_language_loss_is_that_of_each_best_answer_read_by_itself(folders, logits_chunk, knows_lengths):
     transformer = load_transformer(folders.policy)
     scorer = load_scorer(folders.policy, rngs=nnx.Rngs(0), keep_output_matrix=True)
     generator = np.random.default_rng(0)
@@ -142,7 +142,9 @@ def test_the_language_loss_is_that_of_each_best_answer_read_by_itself(folders, l
     batch = pack_rankings(rankings_of(pairs), 64)
     plain, weight, _ = reward.comparison_loss(0.0)(scorer, batch)
     objective = ObjectiveConfig(language_weight=2.0)
-    total, same_weight, metrics = reward.comparison_loss(0.0, objective, logits_chunk)(scorer, batch)
+    most_tokens = most_tokens_of_best(batch) if knows_lengths else None
+    options = {"logits_chunk": logits_chunk, "most_tokens": most_tokens}
+    total, same_weight, metrics = reward.comparison_loss(0.0, objective, **options)(scorer, batch)
     expected = 0.0
     for prompt, ranked, of_a_pair in zip(prompts, answers, weights, strict=True):
         tokens = np.concatenate([prompt, ranked[0]])[None]
