@@ -38,7 +38,9 @@ def test_help_lists_every_key_with_its_documentation(command, capsys):
 def test_no_documentation_is_left_of_a_key_that_is_gone(command):
     for section in sections(config_of(command)):
         assert is_dataclass(section)
-        documented = {entry.arg_name for entry in parse_docstring(section.__doc__ or "", style=DocstringStyle.GOOGLE).params}
+        documented = {
+            entry.arg_name for entry in parse_docstring(section.__doc__ or "", style=DocstringStyle.GOOGLE).params
+        }
         assert documented == {field.name for field in fields(section)}, section
 
 

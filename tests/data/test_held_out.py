@@ -52,6 +52,8 @@ def test_the_same_prompts_are_held_out_whatever_they_are_read_as():
     turns = [(Message("user", f"question {number}"),) for number in range(200)]
     answer = Message("assistant", "answer")
     as_prompts = split_held_out([Prompt(prompt) for prompt in turns], 0.2, seed=3)[1]
-    as_dialogues = split_held_out([Demonstration((*prompt, answer)) for prompt in reversed(turns[:120])], 0.2, seed=3)[1]
+    as_dialogues = split_held_out([Demonstration((*prompt, answer)) for prompt in reversed(turns[:120])], 0.2, seed=3)[
+        1
+    ]
     held_out = {prompt.messages for prompt in as_prompts}
     assert {dialogue.messages[:-1] for dialogue in as_dialogues} == held_out & set(turns[:120])

@@ -72,7 +72,6 @@ def test_every_comparison_is_packed_once_with_its_own_ends_margin_and_weight(lis
             sequences.append(tuple(batch.tokens[row, inside].tolist()))
         found.append((*sequences, float(batch.margin[row, place]), float(batch.weight[row, place])))
     expected = [
-        ((*pair.prompt, *pair.chosen), (*pair.prompt, *pair.rejected), pair.margin, pair.weight)
-        for pair in pairs
+        ((*pair.prompt, *pair.chosen), (*pair.prompt, *pair.rejected), pair.margin, pair.weight) for pair in pairs
     ]
     assert sorted(found) == sorted(expected)

@@ -91,7 +91,9 @@ def test_the_estimated_kl_is_the_mean_over_the_winners_of_all_subsets(finished, 
         expected = np.mean([by_subsets(proxy[row], values[row], n) for row in range(len(proxy))])
         entry = curve[f"best_of_{n}"]
         assert entry["kl_estimate"]["value"] == pytest.approx(expected, rel=1e-4)
-        assert 0 < entry["kl_estimate"]["value"] < (1 - 1e-5) * entry["kl"]["value"]  # of two tokens each: samples repeat
+        assert (
+            0 < entry["kl_estimate"]["value"] < (1 - 1e-5) * entry["kl"]["value"]
+        )  # of two tokens each: samples repeat
 
 
 def test_errors_say_what_more_prompts_and_what_more_samples_would_mend(finished):

@@ -108,9 +108,12 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
         policy=policy,
         reward=reward,
         foreign=foreign,
-        documents=write_lines(folder / "documents.jsonl", [{"text": f"{question} It is more."} for question in QUESTIONS]),
+        documents=write_lines(
+            folder / "documents.jsonl", [{"text": f"{question} It is more."} for question in QUESTIONS]
+        ),
         demonstrations=write_lines(
-            folder / "demonstrations.jsonl", [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in pairs]
+            folder / "demonstrations.jsonl",
+            [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in pairs],
         ),
         comparisons=write_lines(folder / "comparisons.jsonl", pairs),
         prompts=write_lines(folder / "prompts.jsonl", [{"prompt": question} for question in QUESTIONS]),
@@ -130,7 +133,13 @@ def settings_of(tiny: SimpleNamespace, output: Path) -> dict[str, dict[str, Any]
     sampling = {"max_prompt_length": 32, "data.path": tiny.prompts}
     return {
         "pretrain": shared
-        | {"loop.batch_size": 2, "loop.steps": 2, "model.init_from": tiny.policy, "row_length": 32, "data.path": tiny.documents},
+        | {
+            "loop.batch_size": 2,
+            "loop.steps": 2,
+            "model.init_from": tiny.policy,
+            "row_length": 32,
+            "data.path": tiny.documents,
+        },
         "sft": training | {"data.path": tiny.demonstrations, "packing": False},
         "reward": training | {"data.path": tiny.comparisons},
         "ppo": shared
@@ -146,7 +155,13 @@ def settings_of(tiny: SimpleNamespace, output: Path) -> dict[str, dict[str, Any]
         },
         "best-of-n": shared
         | sampling
-        | {"model.init_from": tiny.policy, "helpfulness": tiny.reward, "n": [1, 2], "response_length": 4, "batch_size": 8},
+        | {
+            "model.init_from": tiny.policy,
+            "helpfulness": tiny.reward,
+            "n": [1, 2],
+            "response_length": 4,
+            "batch_size": 8,
+        },
         "evaluate": shared
         | sampling
         | {

@@ -59,7 +59,9 @@ def test_damaged_checkpoints_only(run, refused):
     cut_short(run.checkpoint(4))
     before = contents(run.folder / "checkpoints") | contents(run.folder / "model")
     found = f"none of the checkpoints in {run.folder}/checkpoints can be read"
-    refused(run.command, run.settings, found, "\n    4: ", "\n    3: ", f"delete {run.folder}/checkpoints to train from")
+    refused(
+        run.command, run.settings, found, "\n    4: ", "\n    3: ", f"delete {run.folder}/checkpoints to train from"
+    )
     assert contents(run.folder / "checkpoints") | contents(run.folder / "model") == before
 
 
@@ -69,7 +71,12 @@ def test_damaged_checkpoints_only(run, refused):
         (
             "sft",
             {"optimizer.learning_rate": 1e30, "loop.steps": 12, "loop.checkpoint_every": 2},
-            ["training stopped at step 6", "was not finite", "5 updates in a row were skipped", "lower optimizer.learning_rate"],
+            [
+                "training stopped at step 6",
+                "was not finite",
+                "5 updates in a row were skipped",
+                "lower optimizer.learning_rate",
+            ],
         ),
         (
             "ppo",

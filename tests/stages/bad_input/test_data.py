@@ -23,7 +23,9 @@ def test_no_path_at_all(refused, working, command):
 
 
 @pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "ppo"])
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("b.jsonl", "\n\n  \n"), ("c.json", "[]"), ("d.txt", "")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", ""), ("b.jsonl", "\n\n  \n"), ("c.json", "[]"), ("d.txt", "")]
+)
 def test_an_empty_file(refused, working, tmp_path, command, name, content):
     (tmp_path / name).write_text(content)
     path = tmp_path / name
@@ -79,7 +81,9 @@ def test_a_prompt_beyond_the_limit(refused, working, tmp_path, command):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "Hi"}) + "\n" + json.dumps({"prompt": LONG}) + "\n")
     settings = working[command] | {"data.path": path}
-    refused(command, settings, f"{path}:2: 59 tokens, but max_prompt_length is 32", "raise max_prompt_length", "too_long")
+    refused(
+        command, settings, f"{path}:2: 59 tokens, but max_prompt_length is 32", "raise max_prompt_length", "too_long"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,9 @@ def test_prompt_and_response_beyond_the_context(refused, working, command, key):
 
 
 def test_a_typed_prompt_beyond_the_context(refused, working):
-    refused("generate", working["generate"] | {"prompt": LONG}, "the longest prompt has 59 tokens", "policy is 48 tokens")
+    refused(
+        "generate", working["generate"] | {"prompt": LONG}, "the longest prompt has 59 tokens", "policy is 48 tokens"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,9 +118,16 @@ def test_a_training_record_beyond_the_limit(refused, working, tmp_path, command,
     refused(command, settings | {"too_long": "skip"}, "all 1 records are longer than max_length, 48 tokens")
 
 
-@pytest.mark.parametrize(("command", "key"), [("pretrain", "row_length"), ("sft", "max_length"), ("reward", "max_length")])
+@pytest.mark.parametrize(
+    ("command", "key"), [("pretrain", "row_length"), ("sft", "max_length"), ("reward", "max_length")]
+)
 def test_rows_beyond_the_context(refused, working, command, key):
-    refused(command, working[command] | {key: 64}, f"{key} is 64, but the model's context is 48 tokens", f"lower {key} to 48")
+    refused(
+        command,
+        working[command] | {key: 64},
+        f"{key} is 64, but the model's context is 48 tokens",
+        f"lower {key} to 48",
+    )
 
 
 def test_the_process_says_one_thing_and_exits_with_2(tmp_path):

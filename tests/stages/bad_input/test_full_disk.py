@@ -39,7 +39,9 @@ def full(*arguments, **options):
 def test_while_a_checkpoint_is_saved(run, refused, rlhf, caplog):
     run.forget("checkpoints/4", "model", "summary.json")
     with largest_file(12_000):
-        message = refused(run.command, run.settings, "the disk is full", "Checkpoints intact: 3", "run the same command")
+        message = refused(
+            run.command, run.settings, "the disk is full", "Checkpoints intact: 3", "run the same command"
+        )
     gc.collect()  # asyncio reports errors that nobody asked for when they are thrown away
     assert "rror" not in message and not [record for record in caplog.records if record.name == "asyncio"]
     assert rlhf(run.command, run.settings).status == 0

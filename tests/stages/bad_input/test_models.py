@@ -52,8 +52,14 @@ DAMAGES = {
     "wrong type": (lambda folder: rewrite_config(folder, hidden_size="wide"), ["'hidden_size' expected int", "wide"]),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), ["config.json:1: not valid JSON"]),
     "no tokenizer": (without_tokenizer, ["holds none; expected tokenizer.json, found config.json"]),
-    "broken tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), ["tokenizer: none can be loaded from"]),
-    "nothing": (lambda folder: shutil.rmtree(folder), ["is no model: expected config.json there or in", "there is no such folder"]),
+    "broken tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        ["tokenizer: none can be loaded from"],
+    ),
+    "nothing": (
+        lambda folder: shutil.rmtree(folder),
+        ["is no model: expected config.json there or in", "there is no such folder"],
+    ),
 }
 
 
@@ -85,13 +91,19 @@ def test_more_tokens_than_embeddings_elsewhere(refused, working, tiny, small_voc
     settings = {key: value for key, value in working["pretrain"].items() if key != "model.init_from"}
     refused("pretrain", settings | fresh, "model.architecture.vocab_size: the tokenizer has", "embedding only 100 rows")
     policies = {"a": small_vocabulary}
-    refused("evaluate", working["evaluate"] | {"policies": policies}, f"policies.a {small_vocabulary}: the tokenizer has")
+    refused(
+        "evaluate", working["evaluate"] | {"policies": policies}, f"policies.a {small_vocabulary}: the tokenizer has"
+    )
 
 
 @pytest.mark.parametrize("command", ["ppo", "best-of-n", "evaluate"])
 @pytest.mark.parametrize("kind", ["helpfulness", "safety"])
 def test_a_judge_of_another_tokenizer(refused, working, tiny, command, kind):
-    refused(command, working[command] | {kind: tiny.foreign}, f"{kind}: {tiny.policy} and {tiny.foreign} have different tokenizers")
+    refused(
+        command,
+        working[command] | {kind: tiny.foreign},
+        f"{kind}: {tiny.policy} and {tiny.foreign} have different tokenizers",
+    )
 
 
 def test_other_models_of_another_tokenizer(refused, working, tiny):
