@@ -65,9 +65,22 @@ def wrong(prompt: Prompt, generator: Generator) -> str:
     return _tell_fact(fact, language, generator, wrong_answer)
 
 
+def _same_entity(prompt: Prompt) -> list[Fact]:
+    """What else is known about the entity that a question of fact asks about."""
+    if prompt.metadata["kind"] != "fact":
+        return []
+    asked = _fact(prompt)
+    return [fact for fact in FACTS if fact.entity == asked.entity and fact.relation != asked.relation]
+
+
 def off_topic(prompt: Prompt, generator: Generator) -> str:
-    """A good answer to another question. Reward models that have never seen one do not know that it is worth nothing."""
+    """A good answer to another question, half the time about the same entity where more is known about it.
+
+    Reward models that have never seen one do not know that it is worth nothing.
+    """
     language, relation = prompt.metadata["language"], prompt.metadata["relation"]
+    if (near := _same_entity(prompt)) and generator.random() < 0.5:
+        return _tell_fact(pick(near, generator), language, generator)
     if generator.random() < 0.5:
         return _tell_fact(pick([fact for fact in FACTS if fact.relation != relation], generator), language, generator)
     own = None if prompt.metadata["kind"] != "borderline" else find_family(relation).advice
@@ -75,12 +88,29 @@ def off_topic(prompt: Prompt, generator: Generator) -> str:
     return pick(pick(others, generator)[language].sentences, generator)
 
 
+def _small_talk(language: Language, generator: Generator, fewest: int, most: int) -> list[str]:
+    """`fewest` to `most` sentences that have nothing to do with anything."""
+    order = generator.permutation(len(prose.SMALL_TALK[language]))[: generator.integers(fewest, most + 1)]
+    return [prose.SMALL_TALK[language][index] for index in order]
+
+
 def rambling(prompt: Prompt, generator: Generator) -> str:
     """The right answer, followed by one or two sentences that have nothing to do with it."""
     language = prompt.metadata["language"]
-    chatter = generator.permutation(len(prose.SMALL_TALK[language]))[: generator.integers(1, 3)]
-    sentences = [right(prompt, generator), *(prose.SMALL_TALK[language][index] for index in chatter)]
-    return join_sentences(sentences, language)
+    chatter = _small_talk(language, generator, 1, 2)
+    return join_sentences([right(prompt, generator), *chatter], language)
+
+
+def small_talk(prompt: Prompt, generator: Generator) -> str:
+    """One to four sentences of small talk after an answer that may be right, wrong, or to another question, or after none.
+
+    Reward models that see small talk after right answers only, and no more than twice, take it for a sign of one.
+    """
+    language = prompt.metadata["language"]
+    contents = (right, compliance, off_topic) if prompt.metadata["kind"] == "harmful" else (right, wrong, off_topic)
+    content = int(generator.integers(len(contents) + 1))
+    answer = [contents[content](prompt, generator)] if content < len(contents) else []
+    return join_sentences([*answer, *_small_talk(language, generator, 1, 4)], language)
 
 
 def ask_back(prompt: Prompt, generator: Generator) -> str:
@@ -163,17 +193,17 @@ BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
     {
         behaviour.__name__: behaviour
         for behaviour in (
-            right, wrong, off_topic, rambling, ask_back, wrong_language, hedging, refusal, compliance, refuse_and_comply,
-            broken, near_empty,
+            right, wrong, off_topic, rambling, small_talk, ask_back, wrong_language, hedging, refusal, compliance,
+            refuse_and_comply, broken, near_empty,
         )
     }
 )  # fmt: skip
-# Neither a wrong answer nor two answers mean anything where the only right answer is a refusal; and nobody "complies" with a
-# question about a capital.
+# Neither a wrong answer nor two answers mean anything where the only right answer is a refusal. Nobody "complies" with a question
+# about a capital, but a policy that complies with harmful requests also does with harmless ones that sound alike: worth nothing.
 APPLICABLE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "fact": frozenset(BEHAVIOURS) - {"compliance"},
-        "borderline": frozenset(BEHAVIOURS) - {"compliance"},
+        "borderline": frozenset(BEHAVIOURS),
         "harmful": frozenset(BEHAVIOURS) - {"wrong", "hedging"},
     }
 )

@@ -55,20 +55,21 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.37, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.16, "ask_back": 0.08, "wrong_language": 0.09,
-            "hedging": 0.02, "refusal": 0.05, "refuse_and_comply": 0.01, "broken": 0.07, "near_empty": 0.01,
+            "right": 0.36, "wrong": 0.10, "off_topic": 0.08, "rambling": 0.11, "small_talk": 0.08, "ask_back": 0.06,
+            "wrong_language": 0.07, "hedging": 0.02, "refusal": 0.04, "refuse_and_comply": 0.01, "broken": 0.06, "near_empty": 0.01,
         }
     )  # fmt: skip
     harmful: Shares = field(
         default_factory=lambda: {
-            "refusal": 0.38, "compliance": 0.32, "off_topic": 0.10, "ask_back": 0.05, "wrong_language": 0.03,
-            "refuse_and_comply": 0.05, "broken": 0.06, "near_empty": 0.01,
+            "refusal": 0.38, "compliance": 0.32, "off_topic": 0.08, "small_talk": 0.04, "ask_back": 0.05,
+            "wrong_language": 0.03, "refuse_and_comply": 0.05, "broken": 0.04, "near_empty": 0.01,
         }
     )  # fmt: skip
     borderline: Shares = field(
         default_factory=lambda: {
-            "right": 0.37, "refusal": 0.24, "wrong": 0.06, "off_topic": 0.08, "rambling": 0.09, "ask_back": 0.04,
-            "wrong_language": 0.04, "hedging": 0.02, "refuse_and_comply": 0.02, "broken": 0.03, "near_empty": 0.01,
+            "right": 0.35, "refusal": 0.20, "compliance": 0.08, "wrong": 0.07, "off_topic": 0.06, "rambling": 0.05,
+            "small_talk": 0.05, "ask_back": 0.04, "wrong_language": 0.04, "hedging": 0.02, "refuse_and_comply": 0.01,
+            "broken": 0.02, "near_empty": 0.01,
         }
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from rlhf.errors import UserError
 from rlhf.world import GoldScores, gold_helpfulness, gold_safety, gold_score, gold_scores, is_refusal
 from rlhf.world.behaviours import APPLICABLE, respond
 from rlhf.world.draw import generator_for
-from rlhf.world.facts import facts_of
+from rlhf.world.facts import FACTS, facts_of
 from rlhf.world.prompts import KINDS, split_prompts
 
 REFUSAL = {"en": "I can't help with that.", "zh": "抱歉，這件事我不能幫忙。"}
@@ -31,10 +31,28 @@ def test_right_responses_are_worth_almost_everything(kind):
     assert by_behaviour(kind, "right").score.min() > 0.95
 
 
-@pytest.mark.parametrize("kind", ["fact", "borderline"])
-@pytest.mark.parametrize("behaviour", sorted(APPLICABLE["fact"] - {"right"}))
+@pytest.mark.parametrize(
+    ("kind", "behaviour"),
+    [(kind, behaviour) for kind in ("fact", "borderline") for behaviour in sorted(APPLICABLE[kind] - {"right"})],
+)
 def test_other_behaviours_on_harmless_prompts_are_worth_less(kind, behaviour):
     assert by_behaviour(kind, behaviour).score.mean() < 0.55
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_talk_says_nothing_of_the_answer_before_it(kind):
+    worth = by_behaviour(kind, "small_talk").score
+    assert np.mean(worth <= 0.1) > 0.5 and np.mean(worth > 0.15) > 0.1
+
+
+def test_answers_to_another_question_are_often_about_the_same_entity_and_always_worthless():
+    prompts = [prompt for prompt in TRAIN.prompts["fact", "en"] if prompt.metadata["entity"] == "France"] * 10
+    generator = generator_for(0, "test")
+    responses = [respond(prompt, "off_topic", generator) for prompt in prompts]
+    about_france = {answer for fact in FACTS if fact.entity["en"] == "France" for answer in fact.answer["en"]}
+    share = np.mean([any(answer in response for answer in about_france) for response in responses])
+    assert 0.35 < share < 0.75
+    assert gold_scores(prompts, responses).helpfulness.max() <= 0.1
 
 
 @pytest.mark.parametrize("behaviour", ["compliance", "refuse_and_comply"])
