@@ -105,7 +105,7 @@ class WorldConfig:
     demonstrations: int = 5000
     rankings: int = 14000
     answers: int = 4
-    held_out_comparisons: int = 1200
+    held_out_comparisons: int = 2000
     prompts: int = 1000
     held_out_prompts: int = 200
     noise: Shares = field(
