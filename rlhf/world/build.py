@@ -75,8 +75,9 @@ def build_world(config: WorldConfig) -> World:
 
 def _rank(config: WorldConfig, annotation: Annotation, pool: PromptPool) -> list[Ranking]:
     """The training preferences of one kind."""
+    rankings = config.helpfulness_rankings if annotation == "helpfulness" else config.safety_rankings
     prompts = pool.draw(
-        config.rankings,
+        rankings,
         _prompt_shares(config, annotation),
         config.languages,
         generator_for(config.seed, f"{annotation} prompts, train"),

@@ -83,7 +83,8 @@ class WorldConfig:
         languages: which of "en" and "zh" are written, in equal measure.
         documents: pretraining documents, noisy ones included.
         demonstrations: dialogues for supervised fine-tuning.
-        rankings: prompts of each kind (helpfulness, safety) whose answers annotators put in order.
+        helpfulness_rankings: prompts whose answers the helpfulness annotators put in order.
+        safety_rankings: the same of the safety annotators; fewer, because it is the easier matter.
         answers: most answers to such a prompt; 2 for preference pairs.
         held_out_comparisons: preference pairs of each kind over held-out prompts.
         prompts: prompts for reinforcement learning, all different.
@@ -103,7 +104,8 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    rankings: int = 14000
+    helpfulness_rankings: int = 18000
+    safety_rankings: int = 7000
     answers: int = 4
     held_out_comparisons: int = 2000
     prompts: int = 1000
@@ -147,7 +149,8 @@ def check_config(config: WorldConfig) -> None:
         "seed",
         "documents",
         "demonstrations",
-        "rankings",
+        "helpfulness_rankings",
+        "safety_rankings",
         "held_out_comparisons",
         "prompts",
         "held_out_prompts",

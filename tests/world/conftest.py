@@ -6,7 +6,13 @@ from rlhf.data.records import Message, Prompt
 from rlhf.world import World, WorldConfig, build_world
 
 SMALL = WorldConfig(
-    documents=300, demonstrations=300, rankings=400, held_out_comparisons=100, prompts=200, held_out_prompts=100
+    documents=300,
+    demonstrations=300,
+    helpfulness_rankings=400,
+    safety_rankings=300,
+    held_out_comparisons=100,
+    prompts=200,
+    held_out_prompts=100,
 )
 
 

@@ -45,7 +45,8 @@ def test_one_size_does_not_disturb_the_other_parts(small_config, small_world):
 def test_sizes_are_as_asked(small_config, small_world):
     assert len(small_world.documents) == small_config.documents
     assert len(small_world.demonstrations) == small_config.demonstrations
-    assert len(small_world.helpfulness) == len(small_world.safety) == small_config.rankings
+    assert len(small_world.helpfulness) == small_config.helpfulness_rankings
+    assert len(small_world.safety) == small_config.safety_rankings
     assert (
         len(small_world.helpfulness_held_out) == len(small_world.safety_held_out) == small_config.held_out_comparisons
     )
@@ -64,7 +65,16 @@ def test_nothing_trained_on_is_a_held_out_prompt(small_world):
 
 
 def test_demonstrations_leave_something_to_teach():
-    world = build_world(WorldConfig(documents=10, rankings=0, held_out_comparisons=0, prompts=10, held_out_prompts=10))
+    world = build_world(
+        WorldConfig(
+            documents=10,
+            helpfulness_rankings=0,
+            safety_rankings=0,
+            held_out_comparisons=0,
+            prompts=10,
+            held_out_prompts=10,
+        )
+    )
     prompts = [Prompt(one.messages[:-1], metadata=one.metadata) for one in world.demonstrations]
     scores = gold_scores(prompts, [one.messages[-1].content for one in world.demonstrations])
     assert 0.45 < scores.score.mean() < 0.6
