@@ -104,10 +104,10 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    helpfulness_rankings: int = 18000
+    helpfulness_rankings: int = 16000
     safety_rankings: int = 7000
     answers: int = 4
-    held_out_comparisons: int = 2000
+    held_out_comparisons: int = 1600
     prompts: int = 1000
     held_out_prompts: int = 200
     noise: Shares = field(
