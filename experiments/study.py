@@ -35,12 +35,11 @@ _FEW_STEPS = {
     "optimizer.warmup_steps": 1,
 }
 _FEW_RECORDS = {"data.limit": 256, "loop.evaluate_every": "null"}
-_FEW_COMPARISONS = {"evaluation_data.limit": 16}
 _SHORT = {"response_length": 8, "batch_size": 8}
 TINY: dict[str, dict[str, Any]] = {
     "pretrain": _FEW_STEPS | _FEW_RECORDS,
     "sft": _FEW_STEPS | _FEW_RECORDS,
-    "reward": _FEW_STEPS | _FEW_RECORDS | _FEW_COMPARISONS,
+    "reward": _FEW_STEPS | _FEW_RECORDS,
     "dpo": _FEW_STEPS | _FEW_RECORDS,
     "ppo": {
         "iterations": 2,
