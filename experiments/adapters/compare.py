@@ -1,6 +1,6 @@
 """Six adapters and full fine-tuning side by side on the embedded world: SFT, a reward model, and PPO in full against one base.
 
-    python experiments/adapters/compare.py                  # after `make demo`; goes on where it was stopped
+    python -m experiments.adapters.compare                  # after `make demo`; goes on where it was stopped
 
 Writes a folder for each run, results.json with every number, and table.md with means and spreads over seeds. Each run starts from
 the folders of the demo and writes nothing there.
@@ -9,17 +9,13 @@ the folders of the demo and writes nothing there.
 import argparse
 import gc
 import json
-import statistics
-import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from rlhf.config_files import load_config
+from experiments.study import checks, configure, finished, keep_compiled, table
 from rlhf.models.adapters.description import base_size
 from rlhf.models.adapters.insert import parameter_count
 from rlhf.models.source import ModelSource, load_policy
@@ -63,26 +59,15 @@ def live_bytes() -> int:
     return sum(buffers.values())
 
 
-def finished(folder: Path, run: Callable[[], Any]) -> dict[str, Any]:
-    """The measurements of a run: those written before, or those of running it now."""
-    file = folder / "measured.json"
-    if not file.is_file():
-        start = time.perf_counter()
-        with PeakMemory() as memory:
-            run()
-        measured = {"seconds": time.perf_counter() - start, "peak_mb": memory.bytes / 1e6}
-        file.write_text(json.dumps(measured))
-    return json.loads(file.read_text()) | json.loads((folder / "summary.json").read_text())
+def watched(folder: Path, stage: Any, config: Any) -> dict[str, Any]:
+    """The measurements of a stage, with the most memory that its arrays took."""
+    memory = PeakMemory()
 
+    def run() -> None:
+        with memory:
+            stage.run(config)
 
-def configure(stage: Any, name: str, overlays: list[Path], demo: str, **settings: Any) -> Any:
-    """A stage's configuration from its file, what a kind of adapter changes in it, and settings by dotted key."""
-    text = (HERE / f"{name}.yaml").read_text(encoding="utf-8").replace("runs/demo", demo)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
-        words = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
-        return load_config(stage.Config, [file.name, *map(str, overlays)], words)
+    return finished(folder, run, lambda: {"peak_mb": memory.bytes / 1e6})
 
 
 def trained_parameters(source: ModelSource) -> int:
@@ -98,11 +83,10 @@ def compare_supervised(arguments: argparse.Namespace, task: str) -> list[dict[st
     for kind in KINDS:
         for seed in range(arguments.seeds):
             folder = arguments.output / task / f"{kind}_{seed}"
-            overlay = [HERE / "kinds" / f"{kind}.yaml"]
-            config = configure(
-                stage, task, overlay, arguments.demo, output=folder, seed=seed, loop__steps=steps, **arguments.small
-            )
-            measured = finished(folder, lambda stage=stage, config=config: stage.run(config))
+            files = [HERE / f"{task}.yaml", HERE / "kinds" / f"{kind}.yaml"]
+            settings = {"output": folder, "seed": seed, "loop__steps": steps}
+            config = configure(stage, files, arguments.demo, settings, arguments.small)
+            measured = watched(folder, stage, config)
             row = {"task": task, "kind": kind, "seed": seed, "held_out_loss": measured["best_held_out_loss"]}
             row |= {name: measured[name] for name in ("seconds", "peak_mb", "tokens_per_second")}
             row["trained"] = trained_parameters(config.model)
@@ -118,18 +102,14 @@ def compare_ppo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "helpfulness": arguments.output / "reward" / "lora_0",
         "safety": arguments.output / "reward" / "lora_safety",
     }
-    safety = configure(
-        reward,
-        "reward",
-        [HERE / "kinds" / "lora.yaml"],
-        arguments.demo,
-        output=adapters["safety"],
-        data__path=f"{arguments.demo}/world/safety.jsonl",
-        evaluation_data__path=f"{arguments.demo}/world/safety_held_out.jsonl",
-        loop__steps=arguments.reward_steps,
-        **arguments.small,
-    )
-    finished(adapters["safety"], lambda: reward.run(safety))
+    of_safety = {
+        "output": adapters["safety"],
+        "data__path": f"{arguments.demo}/world/safety.jsonl",
+        "evaluation_data__path": f"{arguments.demo}/world/safety_held_out.jsonl",
+        "loop__steps": arguments.reward_steps,
+    }
+    files = [HERE / "reward.yaml", HERE / "kinds" / "lora.yaml"]
+    watched(adapters["safety"], reward, configure(reward, files, arguments.demo, of_safety, arguments.small))
     lora = {
         "model__adapter__kind": "lora",
         "model__adapter__targets": "[query,key,value,output,gate,up,down]",
@@ -141,25 +121,15 @@ def compare_ppo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for kind, settings in (("full", {}), ("lora", lora)):
         for seed in range(arguments.seeds):
             folder = arguments.output / "ppo" / f"{kind}_{seed}"
-            config = configure(
-                ppo,
-                "ppo",
-                [],
-                arguments.demo,
-                output=folder,
-                seed=seed,
-                iterations=arguments.iterations,
-                **settings,
-                **arguments.small_ppo,
-            )
-            measured = finished(folder, lambda config=config: ppo.run(config))
-            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            checks = [line for line in lines if "held_out/gold_score" in line]
+            own = {"output": folder, "seed": seed, "iterations": arguments.iterations}
+            config = configure(ppo, [HERE / "ppo.yaml"], arguments.demo, own, settings, arguments.small_ppo)
+            measured = watched(folder, ppo, config)
+            points = checks(folder)
             row = {"task": "ppo", "kind": kind, "seed": seed}
             row |= {name: measured[name] for name in ("seconds", "peak_mb")}
             row |= {
-                f"{name}_{when}": line[f"held_out/{name}"]
-                for when, line in (("before", checks[0]), ("after", checks[-1]))
+                f"{name}_{when}": point[name]
+                for when, point in (("before", points[0]), ("after", points[-1]))
                 for name in ("gold_score", "reward", "kl")
             }
             row["trained"] = trained_parameters(config.model)
@@ -187,25 +157,10 @@ COLUMNS = {
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Mean over seeds of each column, with the standard deviation where it is not 0, as Markdown."""
-    lines = []
-    for task, columns in COLUMNS.items():
-        lines += [f"| {task} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for kind in KINDS:
-            chosen = [row for row in rows if row["task"] == task and row["kind"] == kind]
-            if chosen:
-                cells = [cell([row[name] for row in chosen], form) for name, form in columns.items()]
-                lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def cell(values: list[float], form: str) -> str:
-    """`mean ± deviation`."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    mean = form.format(statistics.mean(values))
-    return f"{mean} ± {form.format(deviation)}" if deviation else mean
+def tables(rows: list[dict[str, Any]]) -> str:
+    """A table for each task."""
+    by_task = {task: [row | {"arm": row["kind"]} for row in rows if row["task"] == task] for task in COLUMNS}
+    return "\n".join(table(by_task[task], columns, task) for task, columns in COLUMNS.items())
 
 
 def main() -> None:
@@ -227,15 +182,11 @@ def main() -> None:
     arguments.small_ppo = (
         {"ppo__rollout_batch_size": 8, "ppo__minibatch_size": 8, "evaluation_prompts": 8} if arguments.tiny else {}
     )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    # Seeds differ in data order and draws alone, so that a program is compiled for the first and read back for the others.
-    jax.config.update("jax_compilation_cache_dir", str((arguments.output / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
+    keep_compiled(arguments.output)
     rows = compare_supervised(arguments, "sft") + compare_supervised(arguments, "reward") + compare_ppo(arguments)
     (arguments.output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (arguments.output / "table.md").write_text(table(rows))
-    print(table(rows))
+    (arguments.output / "table.md").write_text(tables(rows))
+    print(tables(rows))
 
 
 if __name__ == "__main__":

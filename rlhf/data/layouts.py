@@ -166,6 +166,31 @@ def _explicit_pair(record: Columns, origin: str) -> list[Comparison]:
     return _comparison(prompt, parse_answer(record.get("chosen")), parse_answer(record.get("rejected")), origin, rest)
 
 
+def _safe_rlhf_pair(preferred_column: str) -> Callable[[Columns, str], list[Comparison]]:
+    """Two answers by number, of which a column names the preferred one, and whether either is safe (2310.12773).
+
+    The latter become `chosen_is_safe` and `rejected_is_safe`, for `labels.chosen_safe_column` and `labels.rejected_safe_column`.
+    """
+    answer_columns, safe_columns = (
+        [name.format(number) for number in (0, 1)] for name in ("response_{}", "is_response_{}_safe")
+    )
+
+    def convert(record: Columns, origin: str) -> list[Comparison]:
+        preferred = record.get(preferred_column)
+        if str(preferred) not in ("0", "1"):
+            raise BadRecord(f"column {preferred_column}: expected 0 or 1, found {preferred!r}")
+        order = (int(preferred), 1 - int(preferred))
+        chosen, rejected = (parse_answer(record.get(answer_columns[number])) for number in order)
+        chosen_is_safe, rejected_is_safe = (
+            true_or_false(record.get(safe_columns[number]), safe_columns[number]) for number in order
+        )
+        rest = _rest(record, "prompt", *answer_columns, *safe_columns)
+        rest |= {"chosen_is_safe": chosen_is_safe, "rejected_is_safe": rejected_is_safe}
+        return _comparison(parse_prompt(record.get("prompt")), chosen, rejected, origin, rest)
+
+    return convert
+
+
 def _sharegpt_pair(record: Columns, origin: str) -> list[Comparison]:
     column = _first_column(record, _TURN_COLUMNS) or "conversations"
     prompt, rest = parse_prompt(record.get(column)), _rest(record, column, "chosen", "rejected")
@@ -225,6 +250,9 @@ def _prompt(record: Columns, origin: str) -> list[Prompt]:
         messages, used = parse_prompt(record[column]), (column,)
     is_safety = _has(record, "is_safety") and true_or_false(record["is_safety"], "is_safety")
     return [Prompt(messages, is_safety, origin, _rest(record, *used, "is_safety"))]
+
+
+_SAFE_RLHF_COLUMNS = ("response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 
 
 def _is_pair(record: Columns) -> bool:
@@ -333,6 +361,20 @@ LAYOUTS: tuple[Layout, ...] = (
         "prompt or instruction + a list of answers, best first (+ scores)",
         lambda record: _has_prompt(record) and _has_ranked_answers(record),
         _ranked,
+    ),
+    Layout(
+        "safe_rlhf_helpfulness",
+        "comparisons",
+        "prompt + response_0 + response_1 + is_response_0_safe + is_response_1_safe + better_response_id",
+        lambda record: _has(record, "prompt", *_SAFE_RLHF_COLUMNS, "better_response_id"),
+        _safe_rlhf_pair("better_response_id"),
+    ),
+    Layout(
+        "safe_rlhf_safety",
+        "comparisons",
+        "the same with safer_response_id",
+        lambda record: _has(record, "prompt", *_SAFE_RLHF_COLUMNS, "safer_response_id"),
+        _safe_rlhf_pair("safer_response_id"),
     ),
     Layout("prompt", "prompts", "prompt, question, or instruction (+ input) alone", _has_bare_prompt, _prompt),
     Layout("kto", "labelled answers", "prompt + completion + label, or messages + label", _has_label, _labelled),

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import PromptBatch
 from rlhf.data.encoding import decode_response
+from rlhf.errors import UserError
 from rlhf.generation.generator import Responses, generate
 from rlhf.generation.refill import generate_refilled
 from rlhf.generation.rollout import Rollout, join
@@ -56,7 +57,8 @@ class ScoredSampler:
     Args:
         policy: gives the architecture; its parameters are passed at each call.
         tokenizer: decodes the responses and names the end and padding tokens.
-        sampling: distribution to sample from; log-ratios are taken at its temperature, over the whole vocabulary.
+        sampling: distribution to sample from; log-ratios are of the same, so that top_p asks for top_k where there is a reference
+            (`rlhf.rl.score.response_log_probs`).
         max_new_tokens: longest response.
         reference: the policy to measure the KL to, or None.
         reward_models: by name; "helpfulness" and "safety" together are combined.
@@ -84,6 +86,11 @@ class ScoredSampler:
         minimum_new_tokens: int = 0,
         stop_strings: Sequence[str] = (),
     ):
+        if reference is not None and sampling.top_p < 1 and not sampling.top_k:
+            raise UserError(
+                f"sampling.top_p is {sampling.top_p} without sampling.top_k: no KL to a reference can be told",
+                fix="set sampling.top_k too (50, for example), sampling.top_p to 1, or measure without a reference.",
+            )
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.place = place
@@ -210,6 +217,7 @@ def sequence_log_ratio(
             logits_chunk=None,
             minimum_length=minimum_length,
             end_token=end_token,
+            support=rollout.support,
         )[0]
         for model in (policy, reference)
     )

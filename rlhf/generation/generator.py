@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlhf.generation.sampling import SamplingConfig, sample_tokens, without_early_end
+from rlhf.generation.sampling import SamplingConfig, choose_tokens, without_early_end
 from rlhf.models.transformer import Transformer, positions_from_segments
 
 
@@ -25,11 +25,24 @@ class Responses:
         tokens: response tokens; the padding token after the end.
         mask: True on response tokens, the end token included.
         log_probs: log-probability of each token under the distribution it was drawn from; 0 on padding.
+        support: with top-k, the tokens that each was drawn from, −1 where there are fewer; meaningless on padding. Else None.
     """
 
     tokens: Int[Array, "batch time"]
     mask: Bool[Array, "batch time"]
     log_probs: Float[Array, "batch time"]
+    support: Int[Array, "batch time kept"] | None = None
+
+
+def empty_responses(count: int, time: int, pad_token: int, sampling: SamplingConfig, vocabulary: int) -> Responses:
+    """Responses without a token, to be written into."""
+    kept = sampling.support_size(vocabulary)
+    return Responses(
+        tokens=jnp.full((count, time), pad_token, jnp.int32),
+        mask=jnp.zeros((count, time), bool),
+        log_probs=jnp.zeros((count, time), jnp.float32),
+        support=None if kept is None else jnp.zeros((count, time, kept), jnp.int32),
+    )
 
 
 def generate(
@@ -66,18 +79,17 @@ def generate(
     hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache, layers)
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
 
-    def sample(step, hidden, ended):
+    def sample(step, hidden, ended) -> Responses:
+        """One column of the responses."""
         logits = without_early_end(model.logits(hidden), step, end_token, minimum_new_tokens)
-        tokens, log_probs = sample_tokens(jax.random.fold_in(key, step), logits, sampling)
-        return jnp.where(ended, pad_token, tokens), jnp.where(ended, 0.0, log_probs)
+        uniforms = jax.random.uniform(jax.random.fold_in(key, step), (batch, 2))
+        tokens, log_probs, support = choose_tokens(uniforms, logits, sampling)
+        tokens = jnp.where(ended, pad_token, tokens).astype(jnp.int32)
+        return Responses(tokens, ~ended, jnp.where(ended, 0.0, log_probs), support)
 
-    def write(responses: Responses, step, tokens, log_probs, ended) -> Responses:
+    def write(responses: Responses, step, column: Responses) -> Responses:
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
-        return Responses(
-            tokens=put(responses.tokens, tokens[:, None]),
-            mask=put(responses.mask, ~ended[:, None]),
-            log_probs=put(responses.log_probs, log_probs[:, None]),
-        )
+        return jax.tree.map(lambda whole, part: put(whole, part[:, None]), responses, column)
 
     def keep_going(carry):
         step, _, _, ended, _ = carry
@@ -88,17 +100,12 @@ def generate(
         hidden, cache = model.decode(
             last_tokens[:, None], (next_position + step - 1)[:, None], jnp.ones((batch, 1), bool), cache, layers
         )
-        tokens, log_probs = sample(step, hidden[:, -1], ended)
-        responses = write(responses, step, tokens, log_probs, ended)
-        return step + 1, cache, tokens, ended | (tokens == end_token), responses
+        column = sample(step, hidden[:, -1], ended)
+        responses = write(responses, step, column)
+        return step + 1, cache, column.tokens, ended | (column.tokens == end_token), responses
 
-    nothing_ended = jnp.zeros(batch, bool)
-    tokens, log_probs = sample(0, hidden[:, -1], nothing_ended)
-    responses = Responses(
-        tokens=jnp.full((batch, max_new_tokens), pad_token, tokens.dtype),
-        mask=jnp.zeros((batch, max_new_tokens), bool),
-        log_probs=jnp.zeros((batch, max_new_tokens), jnp.float32),
-    )
-    responses = write(responses, 0, tokens, log_probs, nothing_ended)
-    carry = (jnp.int32(1), cache, tokens, tokens == end_token, responses)
+    column = sample(0, hidden[:, -1], jnp.zeros(batch, bool))
+    responses = empty_responses(batch, max_new_tokens, pad_token, sampling, model.config.vocab_size)
+    responses = write(responses, 0, column)
+    carry = (jnp.int32(1), cache, column.tokens, column.tokens == end_token, responses)
     return jax.lax.while_loop(keep_going, decode_one, carry)[-1]

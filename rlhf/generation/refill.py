@@ -13,7 +13,7 @@ from jax import lax
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from rlhf.generation.generator import Responses
+from rlhf.generation.generator import Responses, empty_responses
 from rlhf.generation.sampling import SamplingConfig, choose_tokens, without_early_end
 from rlhf.models.cache import KVCache, LayerCache
 from rlhf.models.transformer import Transformer, positions_from_segments
@@ -88,13 +88,9 @@ def generate_refilled(
         keys = jax.vmap(jax.random.fold_in)(prompt_keys[row_prompts], lengths)
         uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
         logits = without_early_end(model.logits(hidden), lengths, end_token, minimum_new_tokens)
-        tokens, log_probs = choose_tokens(uniforms, logits, sampling)
-        at = (row_prompts, lengths)
-        responses = Responses(
-            tokens=state.responses.tokens.at[at].set(tokens),
-            mask=state.responses.mask.at[at].set(True),
-            log_probs=state.responses.log_probs.at[at].set(log_probs),
-        )
+        tokens, log_probs, support = choose_tokens(uniforms, logits, sampling)
+        column, at = Responses(tokens, jnp.ones(tokens.shape, bool), log_probs, support), (row_prompts, lengths)
+        responses = jax.tree.map(lambda whole, part: whole.at[at].set(part), state.responses, column)
         ended = (tokens == end_token) | (lengths + 1 == max_new_tokens)
         return responses, tokens, jnp.where(ended, count, row_prompts)
 
@@ -159,11 +155,7 @@ def generate_refilled(
         position=jnp.zeros(rows, jnp.int32),
         last=jnp.full(rows, pad_token, prompt_tokens.dtype),
         waiting=jnp.int32(0),
-        responses=Responses(
-            tokens=jnp.full((count + 1, max_new_tokens), pad_token, prompt_tokens.dtype),
-            mask=jnp.zeros((count + 1, max_new_tokens), bool),
-            log_probs=jnp.zeros((count + 1, max_new_tokens), jnp.float32),
-        ),
+        responses=empty_responses(count + 1, max_new_tokens, pad_token, sampling, model.config.vocab_size),
     )
     end = lax.while_loop(unfinished, lambda state: lax.while_loop(full_enough, decode_one, enter(state)), start)
     return jax.tree.map(lambda leaf: leaf[:count], end.responses)

@@ -20,12 +20,14 @@ class Rollout:
         mask: True on real tokens.
         response_mask: True on response tokens, the end token included.
         is_safety: prompts tagged as safety prompts.
+        support: the tokens that each response token was drawn from, where sampling ruled others out; see `Responses`.
     """
 
     tokens: Int[Array, "batch time"]
     mask: Bool[Array, "batch time"]
     response_mask: Bool[Array, "batch response_time"]
     is_safety: Bool[Array, " batch"]
+    support: Int[Array, "batch response_time kept"] | None = None
 
 
 def join(prompts: PromptBatch, responses: Responses) -> Rollout:
@@ -35,4 +37,5 @@ def join(prompts: PromptBatch, responses: Responses) -> Rollout:
         mask=jnp.concatenate([prompts.mask, responses.mask], axis=1),
         response_mask=responses.mask,
         is_safety=prompts.is_safety,
+        support=responses.support,
     )

@@ -14,8 +14,9 @@ from rlhf.errors import UserError
 class SamplingConfig:
     """How tokens are drawn. Filters apply in the order temperature, top-k, top-p.
 
-    Training with a KL penalty wants temperature alone: a filter removes tokens that the reference would still give
-    probability to, and no estimate from the tokens that are left can be right.
+    Training with a KL penalty wants temperature alone: a filter removes tokens that the policy and the reference would still give
+    probability to, and no estimate from the tokens that are left can tell of them. With top-k the tokens that were left are kept
+    beside the one that was drawn (see `choose_tokens`), so that the KL of the two distributions over these can be told.
 
     Attributes:
         temperature: what the logits are divided by; 0 takes the likeliest token.
@@ -44,6 +45,10 @@ class SamplingConfig:
         """Whether some tokens are ruled out."""
         return self.top_k > 0 or self.top_p < 1
 
+    def support_size(self, vocabulary: int) -> int | None:
+        """How many tokens may be left of a vocabulary; None where that is not known to be few, or the likeliest is taken."""
+        return min(self.top_k, vocabulary) if self.top_k and self.temperature else None
+
 
 def sample_tokens(
     key: PRNGKeyArray, logits: Float[Array, "batch vocab"], config: SamplingConfig
@@ -61,24 +66,29 @@ def sample_tokens(
         Tokens, and their log-probabilities (nats) under the distribution that they were really drawn from: after
         temperature and filters. They are 0 at temperature 0.
     """
-    return choose_tokens(jax.random.uniform(key, (len(logits), 2)), logits, config)
+    return choose_tokens(jax.random.uniform(key, (len(logits), 2)), logits, config)[:2]
 
 
 def choose_tokens(
     uniforms: Float32[Array, "batch 2"], logits: Float[Array, "batch vocab"], config: SamplingConfig
-) -> tuple[Int[Array, " batch"], Float32[Array, " batch"]]:
-    """As `sample_tokens`, from numbers that were drawn before: uniform in [0, 1), two a row."""
+) -> tuple[Int[Array, " batch"], Float32[Array, " batch"], Int[Array, "batch kept"] | None]:
+    """As `sample_tokens`, from numbers that were drawn before: uniform in [0, 1), two a row.
+
+    Beside the two it returns, with top-k, the tokens that the filters left, and −1 in the places of others (else None).
+    """
     logits = logits.astype(jnp.float32)
     if config.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1)
-        return tokens, jnp.zeros(tokens.shape, jnp.float32)
+        return tokens, jnp.zeros(tokens.shape, jnp.float32), None
     logits = logits / config.temperature
     if not config.restricted:
-        return _sample_in_blocks(uniforms, logits)
+        return *_sample_in_blocks(uniforms, logits), None
     vocabulary = logits.shape[-1]
     likeliest, tokens = jax.lax.top_k(logits, min(config.top_k, vocabulary) if config.top_k else vocabulary)
-    ranks, log_probs = _sample_in_blocks(uniforms, _keep_nucleus(likeliest, config.top_p))
-    return jnp.take_along_axis(tokens, ranks[:, None], axis=-1)[:, 0], log_probs
+    kept = _keep_nucleus(likeliest, config.top_p)
+    ranks, log_probs = _sample_in_blocks(uniforms, kept)
+    support = jnp.where(kept > -jnp.inf, tokens, -1) if config.top_k else None
+    return jnp.take_along_axis(tokens, ranks[:, None], axis=-1)[:, 0], log_probs, support
 
 
 def without_early_end(

@@ -59,8 +59,11 @@ def token_log_probs_and_entropy(
     chunk_size: int | None = None,
     soft_cap: float | None = None,
     token_count: int | None = None,
+    support: Int[Array, "batch time kept"] | None = None,
 ) -> tuple[Float32[Array, "batch time"], Float32[Array, "batch time"]]:
     """As `token_log_probs`, with the entropy of the whole distribution at each position.
+
+    With a support it is the distribution over these tokens alone, renormalised: that of a sampler that ruled out all others.
 
     Args:
         hidden: final hidden states, aligned with the targets.
@@ -70,11 +73,15 @@ def token_log_probs_and_entropy(
         chunk_size: positions whose logits exist at a time; None for all at once.
         soft_cap: bound of the logits; None for none.
         token_count: columns of the kernel that stand for a token; None for all.
+        support: token ids, the target's among them, that have a probability; −1 stands for none. None for all tokens.
 
     Returns:
         Log-probabilities and entropies, both in nats.
     """
     logits_of = partial(_logits, kernel=kernel, temperature=temperature, soft_cap=soft_cap, token_count=token_count)
+    if support is not None:
+        choices = jnp.concatenate([targets[..., None], support], axis=-1)
+        return _map_positions(_log_prob_and_entropy_among, logits_of, hidden, choices, chunk_size)
     return _map_positions(_log_prob_and_entropy, logits_of, hidden, targets, chunk_size)
 
 
@@ -119,7 +126,20 @@ def _log_prob(logits: Float32[Array, "*positions vocab"], targets: Int[Array, " 
 def _log_prob_and_entropy(
     logits: Float32[Array, "*positions vocab"], targets: Int[Array, " *positions"]
 ) -> tuple[Array, Array]:
-    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return _log_prob_and_entropy_of(jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0], logits)
+
+
+def _log_prob_and_entropy_among(
+    logits: Float32[Array, "*positions vocab"], choices: Int[Array, "*positions kept_and_one"]
+) -> tuple[Array, Array]:
+    """Of the first choice, which is one of the others again, in the distribution over the others."""
+    chosen = jnp.take_along_axis(logits, jnp.maximum(choices, 0), axis=-1)
+    return _log_prob_and_entropy_of(chosen[..., 0], jnp.where(choices[..., 1:] >= 0, chosen[..., 1:], NEVER))
+
+
+def _log_prob_and_entropy_of(
+    target_logits: Float32[Array, " *positions"], logits: Float32[Array, "*positions choices"]
+) -> tuple[Array, Array]:
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     expected_logit = jnp.sum(jnp.exp(logits - log_normalizer[..., None]) * logits, axis=-1)
     return target_logits - log_normalizer, log_normalizer - expected_logit
@@ -143,7 +163,7 @@ def _map_positions(
     function: Callable[..., tuple[Array, ...]],
     logits_of: Callable[[Array], Float32[Array, "*positions vocab"]],
     hidden: Float[Array, "batch time width"],
-    targets: Int[Array, "batch time"],
+    targets: Int[Array, "batch time *choices"],
     chunk_size: int | None,
 ) -> tuple[Float32[Array, "batch time"], ...]:
     """Applies `function(logits, targets)` to all positions, chunk by chunk."""
@@ -151,7 +171,7 @@ def _map_positions(
     def from_hidden(chunk_hidden, chunk_targets):
         return function(logits_of(chunk_hidden), chunk_targets)
 
-    batch, time = targets.shape
+    batch, time = targets.shape[:2]
     columns = time if chunk_size is None else max(1, chunk_size // batch)
     if columns >= time:
         return from_hidden(hidden, targets)

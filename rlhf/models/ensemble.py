@@ -1,7 +1,8 @@
 """Several reward models as one (2310.02743, Coste et al.): what they doubt together is harder to exploit than what one believes.
 
 An ensemble's folder holds config.json, whose key `rlhf_ensemble` names the members, and their tokenizer. So it can stand wherever a
-reward model's folder is named; the members stay where they are.
+reward model's folder is named; the members stay where they are. Where a config key names a reward model, it may also name the
+members themselves.
 """
 
 import json
@@ -26,6 +27,46 @@ if TYPE_CHECKING:
 
 ENSEMBLE_KEY = "rlhf_ensemble"
 Combination = Literal["mean", "minimum", "uncertainty"]
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """How reward models that one key names become one score (2310.02743).
+
+    Attributes:
+        combination: "mean"; "minimum", the least of the scores; or "uncertainty", the mean minus `uncertainty_weight` times the
+            variance among the members.
+        uncertainty_weight: of "uncertainty".
+    """
+
+    combination: Combination = "mean"
+    uncertainty_weight: float = 0.5
+
+    def __post_init__(self):
+        if self.uncertainty_weight < 0:
+            raise UserError(f"ensemble.uncertainty_weight is {self.uncertainty_weight}", fix="set it to 0 or more.")
+
+
+MEAN = EnsembleConfig()
+
+
+def member_folders(named: str | Path | Sequence[str]) -> list[str]:
+    """What a config key names as a reward model: one folder, or several as a list or with commas between them.
+
+    A folder whose own name has a comma is one folder.
+
+    Raises:
+        UserError: nothing stands before, after or between the commas.
+    """
+    if not isinstance(named, str | Path):
+        folders = [str(folder) for folder in named]
+    elif Path(named).expanduser().exists():
+        folders = [str(named)]
+    else:
+        folders = [folder.strip() for folder in str(named).split(",")]
+    if not folders or not all(folders):
+        raise UserError(f"{named!r} names no reward model", fix="name one folder, or several: a,b,c.")
+    return folders
 
 
 @dataclass(frozen=True)

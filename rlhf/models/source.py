@@ -1,6 +1,8 @@
 """Where a stage's network comes from: a folder with weights or an adapter, or a description to be initialised afresh."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,15 @@ from rlhf.models.adapters.folder import is_adapter_folder
 from rlhf.models.adapters.insert import insert
 from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
-from rlhf.models.ensemble import EnsembleScorer, load_ensemble, read_ensemble
+from rlhf.models.ensemble import (
+    MEAN,
+    EnsembleConfig,
+    EnsembleDescription,
+    EnsembleScorer,
+    load_ensemble,
+    member_folders,
+    read_ensemble,
+)
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import (
     base_name,
@@ -116,26 +126,37 @@ def load_scorer_to_train(
 
 
 def load_reward_model(
-    folder: str | Path, compute: ComputeConfig, key: str, bases: Bases | None = None
+    folder: str | Path | Sequence[str],
+    compute: ComputeConfig,
+    key: str,
+    bases: Bases | None = None,
+    ensemble: EnsembleConfig = MEAN,
 ) -> SequenceScorer | EnsembleScorer:
     """Loads a trained reward model, or an ensemble of them, to score with.
 
     Args:
-        folder: model folder, adapter folder, ensemble's folder or stage folder.
+        folder: model folder, adapter folder, ensemble's folder or stage folder; or several, see `member_folders`.
         compute: dtypes and rematerialisation to run it with.
         key: what names the folder, for the message.
         bases: of the job, where other models stand on the same base.
+        ensemble: how several become one.
 
     Raises:
         UserError: the folder holds a language model, which has no head that scores: a fresh one would score at random.
     """
+    load_one = partial(load_reward_model, compute=compute, key=key, bases=bases)
+    members = member_folders(folder)
+    if len(members) > 1:
+        description = EnsembleDescription(members, ensemble.combination, ensemble.uncertainty_weight)
+        return load_ensemble(description, load_one, key)
+    (folder,) = members
     if not is_scorer(read_config(folder)):
         raise UserError(
             f"{key}: {folder} holds a language model, not a reward model",
             fix="give the folder of a reward model, such as `rlhf reward` writes.",
         )
-    if ensemble := read_ensemble(folder):
-        return load_ensemble(ensemble, lambda member: load_reward_model(member, compute, key, bases), folder)
+    if description := read_ensemble(folder):
+        return load_ensemble(description, load_one, folder)
     return load_scorer(folder, compute, rngs=nnx.Rngs(0), bases=bases)
 
 

@@ -215,10 +215,17 @@ class Transformer(nnx.Module):
         *,
         temperature: float = 1.0,
         chunk_size: int | None = None,
+        support: Int[Array, "batch time kept"] | None = None,
     ) -> tuple[Float32[Array, "batch time"], Float32[Array, "batch time"]]:
-        """As `token_log_probs`, with the entropy of the distribution that each token was drawn from."""
+        """As `token_log_probs`, with the entropy of the distribution that each token was drawn from: all tokens, or `support`."""
         return language_model.token_log_probs_and_entropy(
-            hidden, self.output_kernel(), targets, temperature=temperature, chunk_size=chunk_size, **self._logit_rules
+            hidden,
+            self.output_kernel(),
+            targets,
+            temperature=temperature,
+            chunk_size=chunk_size,
+            support=support,
+            **self._logit_rules,
         )
 
     @property

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from rlhf.data.records import Prompt
 from rlhf.errors import UserError
 from rlhf.models.config import ComputeConfig
+from rlhf.models.ensemble import member_folders
 from rlhf.models.hub_download import is_hub_name
 from rlhf.rewards.rules import resolve_rule
 from rlhf.rewards.text import RewardModel
@@ -28,7 +29,8 @@ def load_judge(
     """Finds what a name means and loads it.
 
     Args:
-        name: a folder, organisation/name on the hub, a built-in rule such as "length_near:40", or "package.module:function".
+        name: a folder, organisation/name on the hub, several of these with commas (their mean), a built-in rule such as
+            "length_near:40", or "package.module:function".
         compute: dtypes of a model.
         batch_size: responses that a model scores at once.
         key: config key that has the name, for messages.
@@ -36,7 +38,7 @@ def load_judge(
     Raises:
         UserError: the name means nothing of these, or the folder holds no reward model.
     """
-    if Path(name).expanduser().exists() or is_hub_name(name):
+    if all(Path(member).expanduser().exists() or is_hub_name(member) for member in member_folders(name)):
         model = RewardModel.load(name, compute=compute, batch_size=batch_size, key=key)
         return lambda prompts, responses: model.score(
             [prompt.messages for prompt in prompts], responses, too_long="nan"

@@ -44,13 +44,13 @@ class LagrangianConfig:
 
 
 def lagrangian_reward(
-    reward: Float[Array, " batch"], cost: Float[Array, " batch"], multiplier: Float[Array, ""] | float
-) -> Float32[Array, " batch"]:
+    reward: Float[Array, "*batch"], cost: Float[Array, "*batch"], multiplier: Float[Array, ""] | float
+) -> Float32[Array, "*batch"]:
     """(reward − λ · cost) / (1 + λ): of this size whatever λ is (2310.12773, section 3.3, where advantages are so combined).
 
     Args:
-        reward: helpfulness scores.
-        cost: above 0 for what is more harmful than not.
+        reward: helpfulness scores, or the advantages by them.
+        cost: above 0 for what is more harmful than not; or the advantages by it.
         multiplier: λ.
     """
     return (reward.astype(jnp.float32) - multiplier * cost.astype(jnp.float32)) / (1.0 + multiplier)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf.data.batches import PairBatch
-from rlhf.data.labelled_pairs import LabelledPairBatch
+from rlhf.data.labelled_pairs import TIE, LabelledPairBatch
 from rlhf.errors import UserError, require_positive
 from rlhf.losses.preference import pairwise_accuracy, pairwise_loss, pairwise_loss_with_ties, safety_loss
 from rlhf.models.heads import SequenceScorer
@@ -28,6 +28,7 @@ class ObjectiveConfig:
             mean over the answers of a comparison that are labelled; 0 for none.
         language_weight: weight of the best answers' negative log-likelihood, a mean over an answer's tokens. Learning to write
             the answers too keeps a reward model from forgetting what is true (2110.14168, section 4.2; 2406.10216); 0 for none.
+            A prompt whose first answer is tied with another (label ½) has no best answer and is left out.
     """
 
     label_smoothing: float = 0.0
@@ -122,7 +123,7 @@ def objective_on_scores(
         )
     difference = jnp.where(batch.weight > 0, chosen - rejected, 0.0)
     metrics = {
-        "accuracy": pairwise_accuracy(chosen, rejected, weight=jnp.where(preference == 0.5, 0.0, batch.weight)),
+        "accuracy": pairwise_accuracy(chosen, rejected, weight=jnp.where(preference == TIE, 0.0, batch.weight)),
         "score_difference": (jnp.sum(batch.weight * difference), weight),
     }
     if is_labelled and objective.safety_weight:
@@ -159,12 +160,15 @@ def best_answer_loss(
     The best answer is a segment's first branch, which stands right after the prompt, so that the prompt's last token predicts
     its first one.
 
+    Where a label says that another answer is as good (a tie, ½), none of the two is the best: which one comes first is the data's
+    order and nothing else, so the prompt is left out.
+
     Args:
         log_probs: of every token but the first of each row, given those before it.
         batch: the rows.
 
     Returns:
-        The weighted sum, and the sum of the weights of the comparisons.
+        The weighted sum, and the sum of the weights of the comparisons of the prompts that are not left out.
     """
     segments = jnp.arange(1, batch.chosen_end.shape[1] + 1)  # a segment has a comparison, so there are no more
     best = (batch.branch_ids[:, None, 1:] == 1) & (batch.segment_ids[:, None, 1:] == segments[:, None])
@@ -173,7 +177,13 @@ def best_answer_loss(
     segment_of_pair = jnp.take_along_axis(batch.segment_ids, batch.chosen_end, axis=1)
     belongs = segment_of_pair[:, None] == segments[:, None]
     weights = jnp.sum(jnp.where(belongs, batch.weight[:, None], 0.0), axis=-1)
-    return jnp.sum(weights * means), jnp.sum(batch.weight)
+    if isinstance(batch, LabelledPairBatch):
+        with_first = (jnp.take_along_axis(batch.branch_ids, batch.chosen_end, axis=1) == 1) | (
+            jnp.take_along_axis(batch.branch_ids, batch.rejected_end, axis=1) == 1
+        )
+        tied = (batch.preference == TIE) & with_first & (batch.weight > 0)
+        weights = jnp.where(jnp.any(belongs & tied[:, None], axis=-1), 0.0, weights)
+    return jnp.sum(weights * means), jnp.sum(weights)
 
 
 def pairwise_centering(chosen, rejected, weight, centering: float):

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.data.encoding import encode_prompt, encode_response
 from rlhf.data.packing import round_up
 from rlhf.data.records import Message
-from rlhf.data.tokenizers import load_tokenizer
+from rlhf.data.tokenizers import load_tokenizer, require_same_tokenizer
 from rlhf.errors import UserError
 from rlhf.models.config import ComputeConfig
+from rlhf.models.ensemble import MEAN, EnsembleConfig, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import resolve_model_folder, tokenizer_folder
 from rlhf.models.source import load_reward_model
@@ -46,19 +47,22 @@ class RewardModel:
     @classmethod
     def load(
         cls,
-        folder: str | Path,
+        folder: str | Path | Sequence[str],
         *,
         compute: ComputeConfig | None = None,
         batch_size: int = 64,
         key: str = "reward model",
+        ensemble: EnsembleConfig = MEAN,
     ) -> "RewardModel":
         """Loads what the reward stage wrote, or any one-label sequence classifier of a supported architecture.
 
-        `key` is what names the folder, for the message of an error.
+        Several (`member_folders`) become one as `ensemble` says. `key` is what names the folder, for the message of an error.
         """
-        model_folder = resolve_model_folder(folder)
-        scorer = load_reward_model(model_folder, compute or ComputeConfig(), key)
-        return cls(scorer, load_tokenizer(tokenizer_folder(model_folder)), batch_size)
+        members = [str(resolve_model_folder(member)) for member in member_folders(folder)]
+        for member in members[1:]:
+            require_same_tokenizer(tokenizer_folder(members[0]), tokenizer_folder(member), key)
+        scorer = load_reward_model(members, compute or ComputeConfig(), key, ensemble=ensemble)
+        return cls(scorer, load_tokenizer(tokenizer_folder(members[0])), batch_size)
 
     def score(
         self,

@@ -1,6 +1,6 @@
 """What the score program hands to the update and to the log."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Int
@@ -38,6 +38,9 @@ class Experience:
         values: of the states before each response token, under the value model at sampling time; None without one.
         advantages: of each token, whitened if so configured.
         returns: targets of the value model; None without one.
+        cost_values: of the same states under the cost critic; None without one.
+        cost_returns: targets of the cost critic; None without one.
+        support: the tokens that each response token was drawn from, where sampling ruled others out; see `response_log_probs`.
     """
 
     tokens: Int[Array, "batch time"]
@@ -48,3 +51,10 @@ class Experience:
     values: Float[Array, "batch response_time"] | None
     advantages: Float[Array, "batch response_time"]
     returns: Float[Array, "batch response_time"] | None
+    cost_values: Float[Array, "batch response_time"] | None = None
+    cost_returns: Float[Array, "batch response_time"] | None = None
+    support: Int[Array, "batch response_time kept"] | None = None
+
+    def of_cost(self) -> "Experience":
+        """The same as the cost critic sees it: its values and its targets in the place of the value model's."""
+        return replace(self, values=self.cost_values, returns=self.cost_returns)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf.errors import UserError, require_positive
+from rlhf.generation.sampling import SamplingConfig
 from rlhf.losses.token_average import TokenAverage
 from rlhf.rewards.combine import CombineConfig
 
@@ -64,8 +65,10 @@ class PPOConfig:
             strings count from there on too.
         stop_strings: a response ends where one of these is complete, and what comes after is not scored; an answer that
             stops so has ended.
-        temperature: of sampling; all log-probabilities of policy and reference are taken at it. There is no top-k or top-p
-            here: no KL to a reference can be told from tokens of a cut distribution.
+        temperature: of sampling; all log-probabilities of policy and reference are taken at it.
+        top_k: sample only from the k likeliest tokens; all log-probabilities, ratios and KLs are then of distributions over the
+            tokens that were left at sampling, k numbers kept for each token. 0 for all tokens, so that any can be learned.
+        top_p: of these, only the smallest set of likeliest ones that holds at least this probability; needs top_k. 1 for all.
         advantage: "gae" with a value model (1506.02438), or without one: "rloo" (2402.14740), "grpo" (2402.03300), "dr_grpo"
             (2503.20783), or "reinforce" with the mean of the batch's other responses as baseline.
         discount: of later rewards; of gae.
@@ -90,6 +93,8 @@ class PPOConfig:
             keeps theirs.
         kl: the penalty towards the reference.
         combine: how the reward models' scores become one.
+        cost_critic: where combine.kind is "lagrangian" and the advantage "gae": a second value model estimates the cost, and the
+            advantages of both are combined (2310.12773, section 3.3); false leaves one value model, of the combined return.
         rule_weight: weight of the programmatic rewards' sum, added to the combined score.
         logits_chunk: positions whose logits are held at once; null for all.
     """
@@ -103,6 +108,8 @@ class PPOConfig:
     minimum_length: int = 0
     stop_strings: tuple[str, ...] = ()
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
     advantage: AdvantageKind = "gae"
     discount: float = 1.0
     gae_decay: float = 0.95
@@ -122,6 +129,7 @@ class PPOConfig:
     missing_end_score: float | None = None
     kl: KLConfig = field(default_factory=KLConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
+    cost_critic: bool = True
     rule_weight: float = 1.0
     logits_chunk: int | None = None
 
@@ -142,9 +150,19 @@ class PPOConfig:
         self._check_advantage()
 
     @property
+    def sampling(self) -> SamplingConfig:
+        """The distribution that responses are drawn from."""
+        return SamplingConfig(self.temperature, self.top_k, self.top_p)
+
+    @property
     def needs_value_model(self) -> bool:
         """Whether advantages are estimated with a value model."""
         return self.advantage == "gae"
+
+    @property
+    def needs_cost_critic(self) -> bool:
+        """Whether reward and cost have a value model each."""
+        return self.cost_critic and self.needs_value_model and self.combine.kind == "lagrangian"
 
     @property
     def prompts_per_rollout(self) -> int:
@@ -194,6 +212,15 @@ class PPOConfig:
             raise UserError(
                 f"ppo.temperature is {self.temperature}, but the policy must explore",
                 fix="set a temperature above 0 (1 is usual).",
+            )
+        if self.top_k < 0:
+            raise UserError(f"ppo.top_k is {self.top_k}", fix="set it to 0 for all tokens, or to more.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"ppo.top_p is {self.top_p}, expected 0 < top_p <= 1", fix="use 1 for all tokens.")
+        if self.top_p < 1 and not self.top_k:
+            raise UserError(
+                f"ppo.top_p is {self.top_p} without ppo.top_k: the tokens it leaves must be kept for the update, and may be all",
+                fix="set ppo.top_k too (50, for example), which bounds how many, or ppo.top_p to 1.",
             )
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise UserError(f"ppo.dual_clip is {self.dual_clip}", fix="set it above 1 (3 is usual), or to null.")

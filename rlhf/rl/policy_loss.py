@@ -36,6 +36,7 @@ def policy_loss(
             logits_chunk=config.logits_chunk,
             minimum_length=config.minimum_length,
             end_token=end_token,
+            support=batch.support,
         )
         losses = surrogate_losses(
             log_probs, batch.log_probs, batch.advantages, mask, config.clip_range, config.dual_clip

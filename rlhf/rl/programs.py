@@ -1,24 +1,22 @@
 """The three compiled programs of a PPO iteration, and the models that they close over."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
-import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlhf.data.batches import PromptBatch
 from rlhf.generation.generator import generate
 from rlhf.generation.rollout import Rollout, join
-from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.roles import Roles
 from rlhf.rl.score import ScoringModels, score_rollout
-from rlhf.rl.update import NOTHING_ELSE, Learners, UpdateInputs, update
+from rlhf.rl.update import NOTHING_ELSE, Learners, Optimizers, UpdateInputs, update
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class Programs:
         policy: gives the architecture and what of it is not trained; the rest lives in the `Learners` that are passed in.
         value: the same for the value model; None for advantages that need none.
         frozen: reference and reward models.
-        optimizers: of policy and value model.
+        optimizers: of policy and value models.
+        cost_value: as `value`, of the cost; None where reward and cost have no value model each.
         end_token: ends a response.
         pad_token: fills the columns after it.
         config: the algorithm.
@@ -63,30 +62,34 @@ class Programs:
         policy: Transformer,
         value: SequenceScorer | None,
         frozen: FrozenModels,
-        optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+        optimizers: Optimizers,
         *,
+        cost_value: SequenceScorer | None = None,
         end_token: int,
         pad_token: int,
         config: PPOConfig,
     ):
-        models = {"policy": policy, "value": value, "reference": frozen.reference, **frozen.reward_models}
+        models = {"policy": policy, "value": value, "cost_value": cost_value}
+        learning = [role for role, model in models.items() if model is not None]
+        models |= {"reference": frozen.reference, **frozen.reward_models}
         models = {role: model for role, model in models.items() if model is not None}
-        self.roles = roles = Roles(models, learning=("policy", "value"))
-        sampling = SamplingConfig(temperature=config.temperature)
+        self.roles = roles = Roles(models, learning)
 
-        def policy_of(learners: Learners, arrays: list[Array]) -> Transformer:
-            return roles.model("policy", arrays, learners.policy.trainable)
+        def model_of(role: str, learners: Learners, arrays: list[Array]) -> SequenceScorer | Transformer | None:
+            if role not in roles:
+                return None
+            return roles.model(role, arrays, getattr(learners, role).trainable if role in learning else None)
 
         @jax.jit
         def rollout_program(
             learners: Learners, arrays: list[Array], prompts: PromptBatch, key: PRNGKeyArray
         ) -> Rollout:
             responses = generate(
-                policy_of(learners, arrays),
+                model_of("policy", learners, arrays),
                 prompts.tokens,
                 prompts.mask,
                 key,
-                sampling=sampling,
+                sampling=config.sampling,
                 max_new_tokens=config.response_length,
                 minimum_new_tokens=config.minimum_length,
                 end_token=end_token,
@@ -105,12 +108,7 @@ class Programs:
             cost_multiplier,
         ):
             models = ScoringModels(
-                policy=policy_of(learners, arrays),
-                value=None if value is None else roles.model("value", arrays, learners.value.trainable),
-                **{
-                    role: roles.model(role, arrays) if role in roles else None
-                    for role in ("reference", "helpfulness", "safety")
-                },
+                **{field.name: model_of(field.name, learners, arrays) for field in fields(ScoringModels)}
             )
             return score_rollout(
                 models, rollout, rule_scores, kl_coefficient, end_token, config, stopped, cost_multiplier
@@ -119,9 +117,8 @@ class Programs:
         def update_program(
             learners: Learners, arrays: list[Array], experience: Experience, key: PRNGKeyArray, inputs: UpdateInputs
         ):
-            learning = ("policy", "value") if value is not None else ("policy",)
-            definitions = [roles.definition(role) for role in learning]
-            rest = [roles.frozen(role, arrays) for role in learning]
+            definitions = {role: roles.definition(role) for role in learning}
+            rest = {role: roles.frozen(role, arrays) for role in learning}
             return update(definitions, optimizers, learners, rest, experience, key, config, inputs, end_token)
 
         self._rollout = rollout_program

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf.generation.rollout import Rollout
-from rlhf.losses.advantages import explained_variance
+from rlhf.losses.advantages import explained_variance, whiten
 from rlhf.losses.excluded_token import exclude_token
 from rlhf.losses.kl import kl_estimate
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
 from rlhf.rewards.combine import CombineConfig, combine_scores
+from rlhf.rewards.lagrangian import lagrangian_reward
 from rlhf.rewards.model import score_sequences
-from rlhf.rl.advantages import estimate_advantages
+from rlhf.rl.advantages import constrained_advantages, estimate_advantages
 from rlhf.rl.batches import Experience, Scores
 from rlhf.rl.config import PPOConfig
 
@@ -38,6 +39,7 @@ class ScoringModels:
         value: one value a position; None for advantages that need none.
         helpfulness: reward model, or None.
         safety: reward model, or None.
+        cost_value: the cost's value at each position; None where reward and cost have no value model each.
     """
 
     policy: Transformer
@@ -45,6 +47,7 @@ class ScoringModels:
     value: SequenceScorer | None
     helpfulness: SequenceScorer | None
     safety: SequenceScorer | None
+    cost_value: SequenceScorer | None = None
 
 
 def response_log_probs(
@@ -57,16 +60,25 @@ def response_log_probs(
     logits_chunk: int | None,
     minimum_length: int = 0,
     end_token: int | None = None,
+    support: Int[Array, "batch response_time kept"] | None = None,
 ) -> tuple[Float[Array, "batch response_time"], Float[Array, "batch response_time"]]:
     """Log-probability of each response token, and the entropy of the distribution it was drawn from, at the given temperature.
 
     Logits are computed at the response's positions only, in chunks. Of the first `minimum_length` tokens it is the distribution
     without the end token, which the sampler rules out there.
+
+    With top-k and top-p the policy that samples is π_S: π cut to a support S and renormalised. S follows from the policy and so
+    moves while the policy learns; what was sampled might then be outside of it. So the support of the moment of sampling is kept
+    for each token, and every model is cut to it, here and in the update ("keep sampling mask", 2512.02556). Then the first ratio
+    is 1, and the KL is that of π_S to the reference over the same tokens: 0 while the two models are equal, and never negative on
+    average. It says nothing of the probability outside of S. Where a minimum length rules the end token out, S is without it.
     """
     hidden = model(tokens, mask.astype(jnp.int32))[:, -response_time - 1 : -1]
     options = {"temperature": temperature, "chunk_size": logits_chunk}
-    log_probs, entropy = model.token_log_probs_and_entropy(hidden, tokens[:, -response_time:], **options)
-    if minimum_length == 0:
+    log_probs, entropy = model.token_log_probs_and_entropy(
+        hidden, tokens[:, -response_time:], support=support, **options
+    )
+    if minimum_length == 0 or support is not None:
         return log_probs, entropy
     first = slice(None), slice(minimum_length)
     ends = jnp.full((len(tokens), minimum_length), end_token, tokens.dtype)
@@ -118,16 +130,20 @@ def score_rollout(
         logits_chunk=config.logits_chunk,
         minimum_length=config.minimum_length,
         end_token=end_token,
+        support=rollout.support,
     )
     log_probs, entropy = log_probs_of(models.policy)
     reference_log_probs, reference_entropy = log_probs_of(models.reference)
     in_loss = config.kl.place == "loss"
-    if in_loss or config.minimum_length:
+    if in_loss or config.minimum_length or rollout.support is not None:
         # Whole outputs of two equal programs: else XLA joins each with what follows, and equal models differ in the last bit.
         log_probs, entropy, reference_log_probs, _ = jax.lax.optimization_barrier(
             (log_probs, entropy, reference_log_probs, reference_entropy)
         )
-    values = None if models.value is None else response_values(models.value, tokens, mask, response_time)
+    values, cost_values = (
+        None if model is None else response_values(model, tokens, mask, response_time)
+        for model in (models.value, models.cost_value)
+    )
 
     helpfulness, safety, combined, combine_metrics = reward_model_scores(
         models, rollout, config.combine, cost_multiplier
@@ -135,23 +151,61 @@ def score_rollout(
     has_ended = jnp.any((tokens[:, -response_time:] == end_token) & response_mask, axis=1)
     if stopped is not None:
         has_ended |= stopped
-    score = combined + config.rule_weight * rule_scores
-    if config.missing_end_score is not None:
-        score = jnp.where(has_ended, score, config.missing_end_score)
-    score -= config.missing_end_penalty * ~has_ended
-
+    finished = partial(finished_score, config=config, rule_scores=rule_scores, has_ended=has_ended)
     kl = kl_estimate(log_probs, reference_log_probs, config.kl.estimator)
     in_reward = jnp.zeros_like(kl_coefficient) if in_loss else kl_coefficient
-    advantages, returns, advantage_metrics = estimate_advantages(config, score, kl, values, response_mask, in_reward)
+    if config.needs_cost_critic:
+        multiplier = config.combine.lagrangian.initial if cost_multiplier is None else cost_multiplier
+        parts = (
+            whiten(part, jnp.ones_like(has_ended)) if config.combine.whiten else part for part in (helpfulness, safety)
+        )
+        reward, negated_cost = map(finished, parts)
+        score, advantage_metrics = lagrangian_reward(reward, -negated_cost, multiplier), {}
+        advantages, returns, cost_returns = constrained_advantages(
+            config, reward, -negated_cost, kl, values, cost_values, response_mask, in_reward, multiplier
+        )
+    else:
+        score, cost_returns = finished(combined), None
+        advantages, returns, advantage_metrics = estimate_advantages(
+            config, score, kl, values, response_mask, in_reward
+        )
 
-    kept_reference = reference_log_probs if in_loss else None
-    experience = Experience(tokens, mask, response_mask, log_probs, kept_reference, values, advantages, returns)
+    experience = Experience(
+        tokens,
+        mask,
+        response_mask,
+        log_probs,
+        reference_log_probs if in_loss else None,
+        values,
+        advantages,
+        returns,
+        cost_values=cost_values,
+        cost_returns=cost_returns,
+        support=rollout.support,
+    )
     log_ratio = jnp.where(response_mask, log_probs - reference_log_probs, 0.0)
     penalty = -in_reward * jnp.where(response_mask, kl, 0.0).sum(axis=1)
     metrics = rollout_metrics(log_ratio, entropy, score, penalty, experience, has_ended, kl_coefficient)
     metrics |= advantage_metrics
     metrics |= {f"combine/{name}": total / weight for name, (total, weight) in combine_metrics.items()}
     return experience, Scores(helpfulness, safety, rule_scores, score), log_ratio.sum(axis=1), metrics
+
+
+def finished_score(
+    score: Float[Array, " batch"],
+    config: PPOConfig,
+    rule_scores: Float[Array, " batch"],
+    has_ended: Bool[Array, " batch"],
+) -> Float[Array, " batch"]:
+    """The reward models' score with what rules add to it, and what a missing end makes of it or takes off it.
+
+    Where reward and cost have a value model each, it is so of the reward and of the negated cost: what is added to one is taken off
+    the other, as the KL penalty is in 2310.12773, and keeps its weight whatever λ is.
+    """
+    score = score + config.rule_weight * rule_scores
+    if config.missing_end_score is not None:
+        score = jnp.where(has_ended, score, config.missing_end_score)
+    return score - config.missing_end_penalty * ~has_ended
 
 
 def reward_model_scores(
@@ -206,4 +260,8 @@ def rollout_metrics(
     }
     if experience.values is not None:
         metrics["val/explained_variance"] = explained_variance(experience.values, experience.returns, mask)
+    if experience.cost_values is not None:
+        metrics["val/cost_explained_variance"] = explained_variance(
+            experience.cost_values, experience.cost_returns, mask
+        )
     return metrics

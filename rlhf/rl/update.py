@@ -3,13 +3,14 @@
     for epoch: for shuffled minibatch:
         policy ◀ gradient of the clipped surrogate          (1707.06347, equation 7)
         value  ◀ gradient of the clipped squared error
+        cost   ◀ the same, where reward and cost have a value model each
 
-Policy and value model are separate networks with an optimizer each, so neither loss needs a coefficient. Steps that are not to be
+Policy and value models are separate networks with an optimizer state each, so no loss needs a coefficient. Steps that are not to be
 taken (the policy's while the value model warms up, all after the policy has moved too far) leave everything as it was, inside the
 same program.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,11 +41,13 @@ class Learners:
         policy: trained parameters and optimizer state of the policy; `frozen` is None, `Roles` has it.
         value: the same of the value model; None where there is none.
         average: moving average of the policy's trained parameters, in float32; None where none is kept.
+        cost_value: the state of the cost critic; None where there is none.
     """
 
     policy: TrainState
     value: TrainState | None
     average: Any = None
+    cost_value: TrainState | None = None
 
 
 @register_dataclass
@@ -67,20 +70,28 @@ class UpdateInputs:
 NOTHING_ELSE = UpdateInputs()
 
 
+Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
+"""Of the policy and of the value models."""
+
+
 def begin_learning(
     policy: nnx.Module,
     value: nnx.Module | None,
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    optimizers: Optimizers,
     *,
+    cost_value: nnx.Module | None = None,
     keep_average: bool = False,
 ) -> Learners:
     """The learners before the first update: all parameters of a model, or those of its adapter and its head."""
-    states = [
-        None if model is None else replace(create_train_state(model, optimizer, trained(model))[1], frozen=None)
-        for model, optimizer in zip((policy, value), optimizers, strict=True)
-    ]
-    average = jax.tree.map(_float32_copy, states[0].trainable) if keep_average else None
-    return Learners(*states, average)
+
+    def state(model: nnx.Module | None, optimizer: optax.GradientTransformation) -> TrainState | None:
+        if model is None:
+            return None
+        return replace(create_train_state(model, optimizer, trained(model))[1], frozen=None)
+
+    learning = state(policy, optimizers[0])
+    average = jax.tree.map(_float32_copy, learning.trainable) if keep_average else None
+    return Learners(learning, state(value, optimizers[1]), average, state(cost_value, optimizers[1]))
 
 
 def _float32_copy(parameter: Array) -> Array:
@@ -91,42 +102,45 @@ def _float32_copy(parameter: Array) -> Array:
 def outline_learning(
     policy: nnx.Module,
     value: nnx.Module | None,
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    optimizers: Optimizers,
     mesh: Mesh,
     *,
+    cost_value: nnx.Module | None = None,
     keep_average: bool = False,
 ) -> Learners:
     """What `begin_learning` gives, as shapes laid out over a mesh, of models of shapes."""
-    states = [
-        None if model is None else replace(outline_train_state(model, optimizer, trained(model), mesh)[1], frozen=None)
-        for model, optimizer in zip((policy, value), optimizers, strict=True)
-    ]
-    average = None
+
+    def state(model: nnx.Module | None, optimizer: optax.GradientTransformation) -> TrainState | None:
+        if model is None:
+            return None
+        return replace(outline_train_state(model, optimizer, trained(model), mesh)[1], frozen=None)
+
+    learning, average = state(policy, optimizers[0]), None
     if keep_average:
         average = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), states[0].trainable
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), learning.trainable
         )
-    return Learners(*states, average)
+    return Learners(learning, state(value, optimizers[1]), average, state(cost_value, optimizers[1]))
 
 
 def update(
-    definitions: Sequence[nnx.GraphDef],
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    definitions: Mapping[str, nnx.GraphDef],
+    optimizers: Optimizers,
     learners: Learners,
-    frozen: Sequence[nnx.State],
+    frozen: Mapping[str, nnx.State],
     experience: Experience,
     key: PRNGKeyArray,
     config: PPOConfig,
     inputs: UpdateInputs = NOTHING_ELSE,
     end_token: int | None = None,
 ) -> tuple[Learners, dict[str, Float[Array, "epochs minibatches"]]]:
-    """Trains policy and value model on a batch of experience. Pure; call it under `jax.jit` with the learners donated.
+    """Trains policy and value models on a batch of experience. Pure; call it under `jax.jit` with the learners donated.
 
     Args:
-        definitions: graph definitions of the policy and, where there is one, the value model.
-        optimizers: of policy and value model.
+        definitions: graph definitions of "policy" and, where they are there, "value" and "cost_value".
+        optimizers: of policy and value models.
         learners: their states.
-        frozen: what of both models is not trained; other models may share it.
+        frozen: what of these models is not trained, by the same names; other models may share it.
         experience: the scored rollout.
         key: shuffles the minibatches, anew in each epoch.
         config: epochs, sizes, clip ranges.
@@ -142,26 +156,36 @@ def update(
 
     def policy_step(state: TrainState, minibatch: Experience, rows: SequenceBatch | None):
         if rows is None:
-            return gradient_step(definitions[0], losses[0], optimizers[0], state, minibatch, config.micro_batches)
+            return gradient_step(
+                definitions["policy"], losses[0], optimizers[0], state, minibatch, config.micro_batches
+            )
         joint = losses[0], pretraining_loss(config.logits_chunk)
         weight, batches = config.pretraining_coefficient, (minibatch, rows)
-        return joint_gradient_step(definitions[0], joint, weight, optimizers[0], state, batches, config.micro_batches)
+        return joint_gradient_step(
+            definitions["policy"], joint, weight, optimizers[0], state, batches, config.micro_batches
+        )
+
+    def value_step(role: str, state: TrainState, minibatch: Experience):
+        state = replace(state, frozen=frozen[role])
+        state, measured = gradient_step(
+            definitions[role], losses[1], optimizers[1], state, minibatch, config.micro_batches
+        )
+        return replace(state, frozen=None), measured
 
     def take_step(learners: Learners, minibatch: Experience, rows: SequenceBatch | None):
-        policy, measured = policy_step(replace(learners.policy, frozen=frozen[0]), minibatch, rows)
+        policy, measured = policy_step(replace(learners.policy, frozen=frozen["policy"]), minibatch, rows)
         policy = replace(policy, frozen=None)
         metrics = _policy_metrics(measured)
         if inputs.train_policy is not None:
             policy = _choose(inputs.train_policy, policy, learners.policy)
-        if learners.value is None:
-            return replace(learners, policy=policy), metrics
-        state = replace(learners.value, frozen=frozen[1])
-        value, measured = gradient_step(
-            definitions[1], losses[1], optimizers[1], state, minibatch, config.micro_batches
-        )
-        metrics |= _value_metrics(measured)
-        metrics["val/skipped"] = jnp.maximum(metrics["val/skipped"], measured["skipped"])
-        return replace(learners, policy=policy, value=replace(value, frozen=None)), metrics
+        moved = replace(learners, policy=policy)
+        if learners.value is not None:
+            value, measured = value_step("value", learners.value, minibatch)
+            moved, metrics = replace(moved, value=value), _with_value_metrics(metrics, measured)
+        if learners.cost_value is not None:
+            cost_value, measured = value_step("cost_value", learners.cost_value, minibatch.of_cost())
+            moved, metrics = replace(moved, cost_value=cost_value), _with_value_metrics(metrics, measured, "cost_")
+        return moved, metrics
 
     def minibatch_step(carry, inputs):
         rows, text = inputs
@@ -230,10 +254,11 @@ def _policy_metrics(policy: dict[str, Array]) -> dict[str, Array]:
     return metrics | {name: policy[part] for part, name in named.items() if part in policy}
 
 
-def _value_metrics(value: dict[str, Array]) -> dict[str, Array]:
-    return {
-        "loss/value_avg": value["loss"],
-        "val/clipfrac_avg": value["value_clip_fraction"],
-        "val/error": value["value_error"],
-        "val/grad_norm": value["grad_norm"],
+def _with_value_metrics(metrics: dict[str, Array], value: dict[str, Array], prefix: str = "") -> dict[str, Array]:
+    return metrics | {
+        f"loss/{prefix}value_avg": value["loss"],
+        f"val/{prefix}clipfrac_avg": value["value_clip_fraction"],
+        f"val/{prefix}error": value["value_error"],
+        f"val/{prefix}grad_norm": value["grad_norm"],
+        "val/skipped": jnp.maximum(metrics["val/skipped"], value["skipped"]),
     }

@@ -22,6 +22,7 @@ from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval
 from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.ensemble import EnsembleConfig
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.randomness import step_key
@@ -48,8 +49,9 @@ class Config:
     Attributes:
         output: folder to write.
         model: the policy to sample from, usually the SFT policy.
-        helpfulness: folder of the helpfulness reward model, or null.
-        safety: folder of the safety reward model, or null.
+        helpfulness: folder of the helpfulness reward model, or null; several (a,b,c or a list) score as one.
+        safety: the same of the safety reward model.
+        ensemble: how the scores of several become one.
         combine: how both scores become one.
         data: prompts; with `data.held_out`, those that other stages with the same seed held out.
         max_prompts: use only the first so many prompts; null for all.
@@ -69,8 +71,9 @@ class Config:
 
     output: str = "runs/best_of_n"
     model: ModelSource = field(default_factory=ModelSource)
-    helpfulness: str | None = None
-    safety: str | None = None
+    helpfulness: str | list[str] | None = None
+    safety: str | list[str] | None = None
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     max_prompts: int | None = None
@@ -105,7 +108,9 @@ def run(config: Config) -> dict[str, Any]:
     policy = place_model(load_policy(config.model, config.seed, bases), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh, bases)
+    reward_models = load_reward_models(
+        judges, config.model.init_from, config.model.compute, mesh, bases, config.ensemble
+    )
     prompts, batch = prompt_batch(
         unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
         tokenizer,

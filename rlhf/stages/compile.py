@@ -181,15 +181,21 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     rows = config.ppo.rollout_batch_size
     batch_placer(mesh, rows, "ppo.rollout_batch_size")
     policy = outlines.policy(config.model)
-    value = outlines.scorer_to_train(config.model) if config.ppo.needs_value_model else None
+    value, cost_value = (
+        outlines.scorer_to_train(config.model) if needed else None
+        for needed in (config.ppo.needs_value_model, config.ppo.needs_cost_critic)
+    )
     judges = {name: getattr(config, name) for name in ("helpfulness", "safety")}
     frozen = FrozenModels(
         reference=outlines.reference(config.model),
         **{name: None if folder is None else outlines.reward_model(folder) for name, folder in judges.items()},
     )
     optimizers = ppo.make_optimizers(config)
-    programs = Programs(policy, value, frozen, optimizers, end_token=0, pad_token=0, config=config.ppo)
-    learners = outline_learning(policy, value, optimizers, mesh, keep_average=config.ppo.average_decay is not None)
+    programs = Programs(
+        policy, value, frozen, optimizers, cost_value=cost_value, end_token=0, pad_token=0, config=config.ppo
+    )
+    keep_average = config.ppo.average_decay is not None
+    learners = outline_learning(policy, value, optimizers, mesh, cost_value=cost_value, keep_average=keep_average)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     prompt = (rows, round_up(config.max_prompt_length, PROMPT_LENGTH_MULTIPLE))

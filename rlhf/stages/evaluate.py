@@ -19,6 +19,7 @@ from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig
+from rlhf.models.ensemble import EnsembleConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import load_transformer, read_model_config, tokenizer_folder
 from rlhf.models.source import holds_adapter
@@ -48,8 +49,9 @@ class Config:
         output: folder to write.
         policies: name to folder, for example {sft: runs/demo/sft, ppo: runs/demo/ppo}.
         reference: folder of the policy that KL is measured to; null measures none.
-        helpfulness: folder of the helpfulness reward model, or null.
-        safety: folder of the safety reward model, or null.
+        helpfulness: folder of the helpfulness reward model, or null; several (a,b,c or a list) score as one.
+        safety: the same of the safety reward model.
+        ensemble: how the scores of several become one.
         combine: how both scores become one.
         data: prompts; with `data.held_out`, those that other stages with the same seed held out.
         comparisons: kind ("helpfulness", "safety") to comparisons, likewise; each reward model is measured on each.
@@ -71,8 +73,9 @@ class Config:
     output: str = "runs/evaluate"
     policies: dict[str, str] = field(default_factory=dict)
     reference: str | None = None
-    helpfulness: str | None = None
-    safety: str | None = None
+    helpfulness: str | list[str] | None = None
+    safety: str | list[str] | None = None
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     comparisons: dict[str, DataConfig] = field(default_factory=dict)
@@ -104,7 +107,7 @@ def run(config: Config) -> dict[str, Any]:
     tokenizer = stage_tokenizer(str(tokenizer_folder(config.reference or first)), config.template, key="policies")
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
     bases = Bases(config.compute, mesh=mesh)
-    reward_models = load_reward_models(judges, first, config.compute, mesh, bases)
+    reward_models = load_reward_models(judges, first, config.compute, mesh, bases, config.ensemble)
     prompts, batch = prompt_batch(
         unseen(load_prompts, config.data, config.seed)[: config.max_prompts],
         tokenizer,

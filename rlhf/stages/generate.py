@@ -12,6 +12,7 @@ from rlhf.data.sources import DataConfig, load_prompts
 from rlhf.errors import require_positive
 from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.ensemble import EnsembleConfig
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.randomness import step_key
 from rlhf.rewards.text import RewardModel
@@ -27,8 +28,10 @@ class Config:
         model: the policy; its folder also holds the tokenizer.
         prompt: one prompt to answer; null to read from `data`, or else from the terminal.
         data: prompts to answer.
-        helpfulness: folder of a reward model whose score is printed beside each response, or null.
-        safety: folder of another, or null.
+        helpfulness: folder of a reward model whose score is printed beside each response, or null; several (a,b,c or a list)
+            score as one.
+        safety: the same of another.
+        ensemble: how the scores of several become one.
         template: chat template; "tokenizer" keeps the one that came with the model.
         sampling: distribution to sample from.
         samples: responses a prompt.
@@ -39,8 +42,9 @@ class Config:
     model: ModelSource = field(default_factory=ModelSource)
     prompt: str | None = None
     data: DataConfig | None = None
-    helpfulness: str | None = None
-    safety: str | None = None
+    helpfulness: str | list[str] | None = None
+    safety: str | list[str] | None = None
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     template: str = "tokenizer"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     samples: int = 1
@@ -56,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
     policy = load_policy(config.model, config.seed)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {
-        name: RewardModel.load(folder, key=name)
+        name: RewardModel.load(folder, key=name, ensemble=config.ensemble)
         for name, folder in {"helpfulness": config.helpfulness, "safety": config.safety}.items()
         if folder is not None
     }

@@ -14,6 +14,7 @@ from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.adapters.insert import insert
 from rlhf.models.checkpoint import describe, without_output_matrix
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.ensemble import EnsembleScorer, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import is_scorer, read_config, resolve_model_folder
 from rlhf.models.quantized import Storage, quantize
@@ -67,9 +68,10 @@ class Outlines:
         """What `load_scorer_to_train` gives; of an architecture, a fresh scorer."""
         return self._with_head(self.policy(source), keep_output_matrix)
 
-    def reward_model(self, folder: str) -> SequenceScorer:
+    def reward_model(self, named: str | list[str]) -> SequenceScorer | EnsembleScorer:
         """What `load_reward_model` gives."""
-        return self._with_head(nnx.clone(self._base(folder)))
+        models = [self._with_head(nnx.clone(self._base(folder))) for folder in member_folders(named)]
+        return models[0] if len(models) == 1 else EnsembleScorer(models, "mean", 0.0)
 
     def _from_folder(self, folder: str, adapter: AdapterConfig | None) -> Transformer:
         if adapter is None and self.storage == "full":

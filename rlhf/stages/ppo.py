@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
@@ -25,9 +24,9 @@ from rlhf.data.sources import DataConfig, load_prompts
 from rlhf.data.tokenizers import require_same_tokenizer
 from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.responses import ScoredSampler
-from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.adapters.description import describe_trained
 from rlhf.models.bases import Bases
+from rlhf.models.ensemble import EnsembleConfig, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import load_transformer, tokenizer_folder
 from rlhf.models.source import ModelSource, holds_adapter, load_policy, load_scorer_to_train, save_model
@@ -36,7 +35,7 @@ from rlhf.rewards.rules import resolve_rule
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.iteration import Iteration, PPOState, begin
 from rlhf.rl.programs import FrozenModels, Programs
-from rlhf.rl.update import begin_learning
+from rlhf.rl.update import Optimizers, begin_learning
 from rlhf.rl.watchdogs import WatchdogConfig, Watchdogs, advice
 from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_folder
 from rlhf.stages.held_out_check import HeldOutCheck
@@ -67,10 +66,11 @@ class Config:
     Attributes:
         output: folder to write.
         model: the SFT policy: start of the policy, and the reference.
-        helpfulness: folder of the helpfulness reward model, or null.
-        safety: folder of the safety reward model, or null.
+        helpfulness: folder of the helpfulness reward model, or null; several (a,b,c or a list) score as one.
+        safety: the same of the safety reward model.
+        ensemble: how the scores of several become one.
         value_from: folder that the value model starts from; null for the helpfulness model, else the safety
-            model, else the policy with a zero head.
+            model (the first of several), else the policy with a zero head.
         rules: programmatic rewards, by name or as "module:function"; their sum is added to the reward models' score.
         data: prompts to answer.
         evaluation_data: held-out prompts for the check every `evaluate_every` iterations; null for `data.held_out` of the data.
@@ -84,7 +84,7 @@ class Config:
         saved_policy: the policy as it is in the end, or its moving average (ppo.average_decay); held-out checks are of the same.
         watchdogs: what to warn of, or to stop at.
         policy_optimizer: of the policy; its schedule counts minibatches.
-        value_optimizer: of the value model.
+        value_optimizer: of the value model, and of the cost critic (ppo.cost_critic), which starts from the safety model.
         evaluate_every: iterations between checks on held-out prompts, whose points draw the frontier; 0 for none.
         evaluation_prompts: held-out prompts used at each check.
         checkpoint_every: iterations between checkpoints.
@@ -97,8 +97,9 @@ class Config:
 
     output: str = "runs/ppo"
     model: ModelSource = field(default_factory=ModelSource)
-    helpfulness: str | None = None
-    safety: str | None = None
+    helpfulness: str | list[str] | None = None
+    safety: str | list[str] | None = None
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     value_from: str | None = None
     rules: list[str] = field(default_factory=list)
     data: DataConfig = field(default_factory=DataConfig)
@@ -268,15 +269,24 @@ def prepare(config: Config) -> Job:
     policy = place_model(load_policy(config.model, config.seed, bases), mesh)
     tokenizer = model_tokenizer(config.model.init_from, config.template, policy.config)
     judges = {"helpfulness": config.helpfulness, "safety": config.safety}
-    reward_models = load_reward_models(judges, config.model.init_from, config.model.compute, mesh, bases)
+    reward_models = load_reward_models(
+        judges, config.model.init_from, config.model.compute, mesh, bases, config.ensemble
+    )
     frozen = FrozenModels(
         reference=place_model(load_transformer(config.model.init_from, config.model.compute, bases=bases), mesh),
         helpfulness=reward_models.get("helpfulness"),
         safety=reward_models.get("safety"),
     )
+    if config.ppo.combine.kind == "lagrangian" and len(reward_models) < 2:
+        raise UserError(
+            "ppo.combine.kind is lagrangian, which needs a reward and a cost, but helpfulness or safety is not set",
+            fix="set both to a reward model's folder.",
+        )
     value = place_model(load_value_model(config, bases), mesh) if config.ppo.needs_value_model else None
+    cost_value = place_model(load_cost_critic(config, bases), mesh) if config.ppo.needs_cost_critic else None
     optimizers = make_optimizers(config)
-    learners = begin_learning(policy, value, optimizers, keep_average=config.ppo.average_decay is not None)
+    keep_average = config.ppo.average_decay is not None
+    learners = begin_learning(policy, value, optimizers, cost_value=cost_value, keep_average=keep_average)
 
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
     limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
@@ -290,24 +300,20 @@ def prepare(config: Config) -> Job:
             f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size}{several}, but there are only {len(train)} prompts",
             fix="lower ppo.rollout_batch_size or use more prompts.",
         )
-    if config.ppo.combine.kind == "lagrangian" and len(reward_models) < 2:
-        raise UserError(
-            "ppo.combine.kind is lagrangian, which needs a reward and a cost, but helpfulness or safety is not set",
-            fix="set both to a reward model's folder.",
-        )
     place = batch_placer(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
     programs = Programs(
         policy,
         value,
         frozen,
         optimizers,
+        cost_value=cost_value,
         end_token=tokenizer.eos_token_id,
         pad_token=tokenizer.pad_token_id,
         config=config.ppo,
     )
-    say(f"policy: {describe_trained(policy)}")
-    if value is not None:
-        say(f"value model: {describe_trained(value)}")
+    for name, model in (("policy", policy), ("value model", value), ("cost critic", cost_value)):
+        if model is not None:
+            say(f"{name}: {describe_trained(model)}")
     say(programs.roles.describe())
     held_out_check = None
     if held_out and config.evaluate_every:
@@ -316,7 +322,7 @@ def prepare(config: Config) -> Job:
         sampler = ScoredSampler(
             policy,
             tokenizer,
-            sampling=SamplingConfig(temperature=config.ppo.temperature),
+            sampling=config.ppo.sampling,
             max_new_tokens=config.ppo.response_length,
             reference=frozen.reference,
             reward_models=frozen.reward_models,
@@ -349,7 +355,8 @@ def load_value_model(config: Config, bases: Bases) -> SequenceScorer:
 
     With `model.adapter` it gets an adapter of its own, unless the folder it starts from has one, which is trained on.
     """
-    folder = config.value_from or config.helpfulness or config.safety
+    named = config.value_from or config.helpfulness or config.safety
+    folder = named and member_folders(named)[0]
     if config.value_from is not None:
         require_same_tokenizer(
             tokenizer_folder(config.model.init_from), tokenizer_folder(config.value_from), "value_from"
@@ -360,8 +367,18 @@ def load_value_model(config: Config, bases: Bases) -> SequenceScorer:
     return SequenceScorer(load_policy(config.model, config.seed, bases), rngs=nnx.Rngs(config.seed), head_init="zeros")
 
 
-def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Optimizers of policy and value model; their schedules count gradient steps, several an iteration."""
+def load_cost_critic(config: Config, bases: Bases) -> SequenceScorer:
+    """The value model of the cost: the safety model with its scores negated, as the cost is the safety score negated.
+
+    It is a learner like the value model, with an adapter of its own where `load_value_model` gives one.
+    """
+    critic = load_value_model(replace(config, value_from=member_folders(config.safety)[0]), bases)
+    critic.scale.set_value(-critic.scale[...])
+    return critic
+
+
+def make_optimizers(config: Config) -> Optimizers:
+    """Optimizers of policy and value models; their schedules count gradient steps, several an iteration."""
     steps = config.ppo.epochs * config.ppo.minibatches
     policy_iterations = config.iterations - config.ppo.value_warmup_iterations
     return (

@@ -20,6 +20,7 @@ from rlhf.data.tokenizers import check_vocabulary, load_tokenizer, require_same_
 from rlhf.errors import UserError
 from rlhf.models.bases import Bases
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.ensemble import MEAN, EnsembleConfig, EnsembleScorer, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import tokenizer_folder
 from rlhf.models.source import ModelSource, load_reward_model
@@ -52,20 +53,22 @@ def model_tokenizer(init_from: str | None, template: str, config: ModelConfig) -
 
 
 def load_reward_models(
-    folders: Mapping[str, str | None],
+    folders: Mapping[str, str | list[str] | None],
     policy_folder: str,
     compute: ComputeConfig,
     mesh: jax.sharding.Mesh,
     bases: Bases | None = None,
-) -> dict[str, SequenceScorer]:
+    ensemble: EnsembleConfig = MEAN,
+) -> dict[str, SequenceScorer | EnsembleScorer]:
     """Loads the reward models that are named, and lays them out over the mesh.
 
     Args:
-        folders: config key to folder, or to None for a model that is not there.
+        folders: config key to folder, or several folders (`member_folders`), or to None for a model that is not there.
         policy_folder: the policy whose responses they read.
         compute: dtypes to run them with.
         mesh: where to.
         bases: of the job, where other models stand on the same bases.
+        ensemble: how several folders of one key become one score.
 
     Raises:
         UserError: a folder holds no reward model, or one that reads other tokens than the policy writes.
@@ -73,8 +76,9 @@ def load_reward_models(
     models = {}
     for key, folder in folders.items():
         if folder is not None:
-            require_same_tokenizer(tokenizer_folder(policy_folder), tokenizer_folder(folder), key)
-            models[key] = place_model(load_reward_model(folder, compute, key, bases), mesh)
+            for member in member_folders(folder):
+                require_same_tokenizer(tokenizer_folder(policy_folder), tokenizer_folder(member), key)
+            models[key] = place_model(load_reward_model(folder, compute, key, bases, ensemble), mesh)
     return models
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rlhf.data.labelled_pairs import LabelConfig, apply_labels
 from rlhf.data.records import Comparison, Demonstration, Message, Prompt
 from rlhf.data.sources import DataConfig, load_comparisons, load_demonstrations, load_documents, load_prompts
 from rlhf.data.templates import INPUT_MARK
@@ -228,3 +229,47 @@ def test_plain_text_becomes_prompts_when_asked(tmp_path):
     assert load(load_prompts, tmp_path, {"text": "Q?"}, layout="prompt")[0].messages == (USER,)
     (tmp_path / "prompts.txt").write_text("Q?\nWhy?\n")
     assert len(load_prompts(DataConfig(str(tmp_path / "prompts.txt"), layout="prompt"))) == 2
+
+
+SAFE_RLHF = {
+    "prompt": "Q?",
+    "response_0": "A.",
+    "response_1": "B.",
+    "is_response_0_safe": False,
+    "is_response_1_safe": True,
+    "better_response_id": 0,
+    "safer_response_id": 1,
+}
+
+
+def test_safe_rlhf_pairs_are_by_helpfulness_or_by_safety_as_the_user_says(tmp_path):
+    helpful, *_ = load(load_comparisons, tmp_path, SAFE_RLHF, layout="safe_rlhf_helpfulness")
+    safe, *_ = load(load_comparisons, tmp_path, SAFE_RLHF, layout="safe_rlhf_safety")
+    assert (helpful.prompt, helpful.chosen, helpful.rejected) == ((USER,), "A.", "B.")
+    assert (safe.chosen, safe.rejected) == ("B.", "A.")
+    columns = LabelConfig(chosen_safe_column="chosen_is_safe", rejected_safe_column="rejected_is_safe")
+    signs = [(each.chosen_safe, each.rejected_safe) for each in apply_labels(columns, [helpful, safe])]
+    assert signs == [(0.0, 1.0), (1.0, 0.0)]
+    with pytest.raises(UserError, match="fit the layouts safe_rlhf_helpfulness and safe_rlhf_safety"):
+        load(load_comparisons, tmp_path, SAFE_RLHF)
+    (prompt,) = load(load_prompts, tmp_path, SAFE_RLHF)
+    assert prompt.messages == (USER,)
+
+
+@pytest.mark.parametrize("kind", ["helpfulness", "safety"])
+def test_safe_rlhf_with_one_of_the_two_preferences_needs_no_choice(tmp_path, kind):
+    other = {"helpfulness": "safer_response_id", "safety": "better_response_id"}[kind]
+    (pair,) = load(load_comparisons, tmp_path, {name: value for name, value in SAFE_RLHF.items() if name != other})
+    assert pair.chosen == ("A." if kind == "helpfulness" else "B.")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"safer_response_id": 2}, "safer_response_id: expected 0 or 1"),
+        ({"is_response_1_safe": "?"}, "is_response_1_safe"),
+    ],
+)
+def test_safe_rlhf_records_that_cannot_be_read(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load(load_comparisons, tmp_path, SAFE_RLHF | changes, layout="safe_rlhf_safety")

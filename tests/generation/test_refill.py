@@ -131,3 +131,18 @@ def test_no_response_ends_before_the_minimum(prompts):
     expected = run(generate, model, prompts, sampling=GREEDY, minimum_new_tokens=4)
     likeliest = run(generate_refilled, model, prompts, sampling=GREEDY, rows=4, minimum_new_tokens=4)
     np.testing.assert_array_equal(likeliest.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("function", [generate, partial(generate_refilled, rows=4)], ids=["generate", "refilled"])
+def test_the_tokens_that_were_left_stand_beside_each_token(function, prompts):
+    """Their renormalised log-probabilities by the whole forward pass are those that the sampler reports."""
+    model = make_model()
+    found = run(function, model, prompts, sampling=SamplingConfig(0.8, 4, 0.9), minimum_new_tokens=2)
+    assert found.support.shape == (COUNT, NEW_TOKENS, 4) and np.any(found.support[found.mask] == -1)
+    assert not np.any(found.support[:, :2] == END)
+    tokens = jnp.concatenate([prompts[0], found.tokens], axis=1)
+    mask = jnp.concatenate([prompts[1], found.mask], axis=1)
+    log_probs, _ = response_log_probs(
+        model, tokens, mask, NEW_TOKENS, temperature=0.8, logits_chunk=None, support=jnp.asarray(found.support)
+    )
+    np.testing.assert_allclose(np.where(found.mask, log_probs, 0), found.log_probs, atol=1e-4)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf.errors import UserError
-from rlhf.generation.sampling import SamplingConfig, sample_tokens
+from rlhf.generation.sampling import SamplingConfig, choose_tokens, sample_tokens
 
 sample = jax.jit(sample_tokens, static_argnums=2)
 
@@ -158,3 +158,26 @@ def test_half_precision_logits_give_float32_log_probs():
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(UserError, match=f"sampling.{next(iter(wrong))}"):
         SamplingConfig(**wrong)
+
+
+def test_what_the_filters_left_is_told():
+    """Against a loop over tokens from the likeliest; the drawn log-probability is that of a softmax over these."""
+    random = np.random.default_rng(3)
+    logits = random.normal(scale=2, size=(40, 30)).astype(np.float32)
+    logits[:5, 4:] = -np.inf
+    uniforms = jnp.asarray(random.uniform(size=(40, 2)), jnp.float32)
+    config = SamplingConfig(temperature=0.8, top_k=6, top_p=0.7)
+    tokens, log_probs, support = map(np.asarray, choose_tokens(uniforms, jnp.asarray(logits), config))
+    sizes = set()
+    for row, scores in enumerate(logits.astype(np.float64) / 0.8):
+        order = [token for token in np.argsort(-scores, kind="stable")[:6] if np.isfinite(scores[token])]
+        weights = np.exp(scores[order]) / np.exp(scores[order]).sum()
+        left = order[: 1 + int(np.sum(np.cumsum(weights)[:-1] < 0.7))]
+        assert [token for token in support[row] if token >= 0] == left
+        expected = scores[tokens[row]] - np.log(np.exp(scores[left]).sum())
+        assert log_probs[row] == pytest.approx(expected, abs=1e-5)
+        sizes.add(len(left))
+    assert len(sizes) > 2
+    for other in (SamplingConfig(), SamplingConfig(top_p=0.5), SamplingConfig(temperature=0, top_k=3)):
+        assert choose_tokens(uniforms, jnp.asarray(logits), other)[2] is None and other.support_size(30) is None
+    assert config.support_size(30) == 6 and config.support_size(4) == 4

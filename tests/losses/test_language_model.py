@@ -50,6 +50,32 @@ def test_values_and_gradients_agree_with_torch(chunk_size, temperature):
     np.testing.assert_allclose(gradients[1], torch_kernel.grad, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 9])
+def test_over_a_support_it_is_the_softmax_of_its_tokens(chunk_size):
+    hidden, kernel, targets = example()
+    random = np.random.default_rng(2)
+    others = random.permuted(np.tile(np.arange(VOCAB), (BATCH, TIME, 1)), axis=-1)[..., :4]
+    support = np.concatenate([np.where(others == targets[..., None], -1, others), targets[..., None]], axis=-1)
+
+    def loss(hidden):
+        found = token_log_probs_and_entropy(
+            hidden, kernel, targets, temperature=0.7, chunk_size=chunk_size, support=support
+        )
+        return jnp.sum(found[0] + 0.5 * found[1]), found
+
+    (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
+    torch_hidden = torch.tensor(hidden, dtype=torch.float64, requires_grad=True)
+    logits = torch_hidden @ torch.tensor(kernel, dtype=torch.float64) / 0.7
+    left = torch.as_tensor((np.arange(VOCAB) == support[..., None]).any(axis=2))
+    log_probs = torch.log_softmax(logits.masked_fill(~left, -torch.inf), dim=-1)
+    entropy = -(log_probs.exp() * log_probs.masked_fill(~left, 0)).sum(-1)
+    chosen = torch.gather(log_probs, -1, torch.as_tensor(targets)[..., None])[..., 0]
+    (chosen + 0.5 * entropy).sum().backward()
+    np.testing.assert_allclose(found[0], chosen.detach(), atol=1e-5)
+    np.testing.assert_allclose(found[1], entropy.detach(), atol=1e-5)
+    np.testing.assert_allclose(gradient, torch_hidden.grad, atol=1e-5)
+
+
 def test_capped_logits_and_columns_of_no_token():
     hidden, kernel, targets = example()
     targets = targets % 9

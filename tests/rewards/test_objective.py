@@ -7,7 +7,7 @@ import pytest
 from rlhf.data.batches import PairBatch
 from rlhf.data.labelled_pairs import LabelledPairBatch
 from rlhf.errors import UserError
-from rlhf.rewards.objective import ObjectiveConfig, objective_on_scores
+from rlhf.rewards.objective import ObjectiveConfig, best_answer_loss, objective_on_scores
 
 CHOSEN = np.array([[1.5, -0.5, 0.2], [2.0, 0.1, np.nan]])
 REJECTED = np.array([[0.5, 0.5, 0.4], [-1.0, 0.1, np.nan]])
@@ -99,3 +99,29 @@ def test_safety_adds_the_mean_over_the_labelled_answers_of_each_comparison():
 def test_settings_without_a_meaning_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         ObjectiveConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "ties, counted",
+    [((), (0, 1)), ((0,), (1,)), ((1,), (0,)), ((2,), (0,)), ((3,), (0, 1)), ((0, 1), ())],
+    ids=["none", "first prompt", "second with third", "second with fourth", "among the rest", "both prompts"],
+)
+def test_a_prompt_whose_first_answer_is_tied_has_no_best_answer(ties, counted):
+    """Two prompts in a row: one of two answers, one of three, whose comparisons are numbered as they stand."""
+    segments = np.array([[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 0]], np.int32)
+    branches = np.array([[0, 0, 1, 1, 2, 2, 0, 1, 1, 2, 3, 0]], np.int32)
+    chosen, rejected = np.array([[3, 8, 8, 9]], np.int32), np.array([[5, 9, 10, 10]], np.int32)
+    weight = np.array([[1.0, 0.2, 0.2, 0.2]], np.float32)
+    preference = np.where(np.isin(np.arange(4), ties), 0.5, 1.0)[None].astype(np.float32)
+    log_probs = -np.random.default_rng(0).uniform(1, 2, (1, 11)).astype(np.float32)
+    given = (np.zeros_like(segments), segments, branches, np.zeros_like(segments))
+    unlabelled = PairBatch(*given, chosen, rejected, np.zeros_like(weight), weight)
+    safe = -np.ones_like(weight)
+    labelled = LabelledPairBatch(*given, chosen, rejected, np.zeros_like(weight), weight, preference, safe, safe)
+
+    means = (-log_probs[0, 1:3].mean(), -log_probs[0, 6:8].mean())
+    weights = (1.0, 0.6)
+    expected = sum(weights[prompt] * means[prompt] for prompt in counted), sum(weights[prompt] for prompt in counted)
+    np.testing.assert_allclose(best_answer_loss(log_probs, labelled), expected, rtol=1e-6)
+    if not ties:
+        np.testing.assert_allclose(best_answer_loss(log_probs, unlabelled), expected, rtol=1e-6)

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from rlhf.rl.advantages import estimate_advantages
+from rlhf.rewards.lagrangian import lagrangian_reward
+from rlhf.rl.advantages import constrained_advantages, estimate_advantages
 from rlhf.rl.config import PPOConfig
 
 RANDOM = np.random.default_rng(0)
@@ -58,3 +60,46 @@ def test_a_penalty_in_the_loss_is_not_in_the_reward(kind):
         estimate_advantages(config, SCORE, kl, VALUES, MASK, 0.0)[0] for kl in (KL, np.zeros_like(KL))
     )
     np.testing.assert_array_equal(with_kl, without_kl)
+
+
+MULTIPLIER = 2.5
+COST, COST_VALUES = SCORE[::-1].copy(), np.where(MASK, RANDOM.normal(size=MASK.shape), 0.0).astype(np.float32)
+
+
+def test_reward_and_cost_have_advantages_of_their_own():
+    """Sums of temporal differences in float64, with the penalty taken off the reward and added to the cost."""
+    config = replace(CONFIG, whiten_advantages=False, discount=0.9, gae_decay=0.8)
+    found = constrained_advantages(
+        config, SCORE, COST, KL, VALUES, COST_VALUES, MASK, np.float32(COEFFICIENT), np.float32(MULTIPLIER)
+    )
+    expected, returns = [], []
+    for final, sign, values in ((SCORE, -1, VALUES), (COST, 1, COST_VALUES)):
+        rewards = torch.tensor(sign * COEFFICIENT * KL, dtype=torch.float64)
+        advantages = torch.zeros_like(rewards)
+        values = torch.tensor(values, dtype=torch.float64)
+        for row, length in enumerate(LENGTHS):
+            rewards[row, length - 1] += float(final[row])
+            later = following = 0.0
+            for t in reversed(range(length)):
+                later = rewards[row, t] + 0.9 * following - values[row, t] + 0.9 * 0.8 * later
+                advantages[row, t], following = later, values[row, t]
+        expected.append(advantages)
+        returns.append((advantages + values)[torch.tensor(MASK)])
+    combined = (expected[0] - MULTIPLIER * expected[1]) / (1 + MULTIPLIER)
+    np.testing.assert_allclose(found[0], combined, atol=1e-5)
+    for actual, wanted in zip(found[1:], returns, strict=True):
+        np.testing.assert_allclose(np.asarray(actual)[MASK], wanted, atol=1e-5)
+
+
+def test_two_value_models_that_agree_with_one_give_its_advantages():
+    """Estimation is linear: one value model of the combined return is the case of (V_R − λ V_C) / (1 + λ)."""
+    combined, values = (
+        np.asarray(lagrangian_reward(reward, cost, MULTIPLIER))
+        for reward, cost in ((SCORE, COST), (VALUES, COST_VALUES))
+    )
+    for config in (CONFIG, replace(CONFIG, whiten_advantages=False)):
+        one, *_ = estimate_advantages(config, combined, KL, values, MASK, COEFFICIENT)
+        two, *_ = constrained_advantages(
+            config, SCORE, COST, KL, VALUES, COST_VALUES, MASK, np.float32(COEFFICIENT), np.float32(MULTIPLIER)
+        )
+        np.testing.assert_allclose(two, one, atol=1e-5)

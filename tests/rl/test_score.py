@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf.rewards.combine import CombineConfig
+from rlhf.rewards.lagrangian import LagrangianConfig
 from rlhf.rl.config import KLConfig
 from rlhf.rl.score import ScoringModels, reward_model_scores
 
@@ -211,3 +212,31 @@ def test_chunks_of_logits_change_nothing(score, models, rollout, plain_config):
     whole = score(models, rollout, plain_config)
     chunked = score(models, rollout, replace(plain_config, logits_chunk=5))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), chunked, whole)
+
+
+@pytest.mark.parametrize("whitens", [False, True])
+def test_a_cost_critic_sees_the_negated_safety_score_and_the_policy_both(
+    rl, score, models, rollout, rewards_config, whitens, kl_by_hand
+):
+    """Rules and missing ends are added to the reward and taken off the cost; the score that is reported weighs both."""
+    combine = CombineConfig("lagrangian", whiten=whitens, lagrangian=LagrangianConfig(initial=3.0))
+    config = replace(rewards_config, combine=combine)
+    one = score(models, rollout, replace(config, cost_critic=False), rule_scores=RULES, coefficient=COEFFICIENT)
+    assert one[0].cost_values is None and "val/cost_explained_variance" not in one[3]
+    with_critic = replace(models, cost_value=rl.make_scorer(7))
+    experience, scores, _, metrics = score(with_critic, rollout, config, rule_scores=RULES, coefficient=COEFFICIENT)
+    parts = [np.asarray(part, np.float64) for part in (scores.helpfulness, scores.safety)]
+    if whitens:
+        parts = [(part - part.mean()) / part.std() for part in parts]
+    handling = RULES - 1.5 * np.isin(np.arange(8), rl.CUT)
+    np.testing.assert_allclose(scores.combined, (parts[0] + 3 * parts[1]) / 4 + handling, atol=1e-5)
+    if not whitens:
+        np.testing.assert_allclose(scores.combined, one[1].combined, atol=1e-5)
+    kl, last = COEFFICIENT * kl_by_hand(), (np.arange(8), np.array(rl.lengths) - 1)
+    expected, costs = -kl, kl.copy()
+    expected[last] += parts[0] + handling
+    costs[last] -= parts[1] + handling
+    mask = np.asarray(rollout.response_mask)
+    np.testing.assert_allclose(np.asarray(experience.returns)[mask], expected[mask], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(experience.cost_returns)[mask], costs[mask], atol=1e-5)
+    assert np.isfinite(metrics["val/cost_explained_variance"])

@@ -29,6 +29,10 @@ def config(plain_config):
     return dataclasses.replace(plain_config, temperature=TEMPERATURE)
 
 
+def models(rl):
+    return {"policy": rl.make_policy(0), "value": rl.make_scorer(2), "cost_value": rl.make_scorer(5)}
+
+
 @pytest.fixture(scope="module")
 def learners(rl) -> Learners:
     return begin_learning(rl.make_policy(0), rl.make_scorer(2), (DESCENT, DESCENT))
@@ -36,12 +40,12 @@ def learners(rl) -> Learners:
 
 @pytest.fixture(scope="module")
 def definitions(rl):
-    return nnx.graphdef(rl.make_policy(0)), nnx.graphdef(rl.make_scorer(2))
+    return {name: nnx.graphdef(model) for name, model in models(rl).items()}
 
 
 @pytest.fixture(scope="module")
 def frozen(rl):
-    return split_model(rl.make_policy(0))[2], split_model(rl.make_scorer(2))[2]
+    return {name: split_model(model)[2] for name, model in models(rl).items()}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +69,8 @@ def run(rl, definitions, frozen):
 @pytest.fixture(scope="module")
 def sampled(rl, definitions, learners, frozen, config):
     """Makes experience whose old log-probabilities and values are those of the learners, moved by `noise`."""
-    policy = nnx.merge(definitions[0], learners.policy.trainable, frozen[0])
-    value = nnx.merge(definitions[1], learners.value.trainable, frozen[1])
+    policy = nnx.merge(definitions["policy"], learners.policy.trainable, frozen["policy"])
+    value = nnx.merge(definitions["value"], learners.value.trainable, frozen["value"])
 
     @functools.partial(jax.jit, static_argnums=2)
     def now(tokens, mask, columns):
@@ -127,11 +131,11 @@ def test_one_minibatch_is_the_step_that_torch_takes(run, learners, frozen, sampl
     segments = experience.mask.astype(jnp.int32)
 
     def logits_of(trainable):
-        policy = nnx.merge(definitions[0], trainable, frozen[0])
+        policy = nnx.merge(definitions["policy"], trainable, frozen["policy"])
         return policy.logits(policy(experience.tokens, segments)[:, -7:-1])
 
     def values_of(trainable):
-        return nnx.merge(definitions[1], trainable, frozen[1])(experience.tokens, segments)[:, -7:-1]
+        return nnx.merge(definitions["value"], trainable, frozen["value"])(experience.tokens, segments)[:, -7:-1]
 
     to_torch = lambda array: torch.tensor(np.asarray(array, np.float64))  # noqa: E731
     mask = torch.tensor(np.asarray(experience.response_mask))
@@ -245,7 +249,7 @@ def test_all_terms_of_the_policy_loss_together_are_the_step_that_torch_takes(
     updated, metrics = run(learners, experience, config, inputs=inputs)
 
     def logits_of(trainable):
-        policy = nnx.merge(definitions[0], trainable, frozen[0])
+        policy = nnx.merge(definitions["policy"], trainable, frozen["policy"])
         return policy.logits(policy(experience.tokens, experience.mask.astype(jnp.int32))[:, -7:-1])
 
     outputs, pull_back = jax.vjp(jax.jit(logits_of), learners.policy.trainable)
@@ -272,6 +276,26 @@ def test_all_terms_of_the_policy_loss_together_are_the_step_that_torch_takes(
     assert_step_is(learners.policy.trainable, updated.policy.trainable, gradient)
 
 
+def test_the_cost_critic_takes_the_steps_of_a_value_model_on_the_costs(run, rl, sampled, config):
+    """Beside it policy and value model learn as they do alone."""
+    experience = sampled(noise=0.3)
+    costs = dataclasses.replace(experience, cost_values=experience.values + 0.1, cost_returns=-2.0 * experience.returns)
+    learners = begin_learning(rl.make_policy(0), rl.make_scorer(2), (DESCENT, DESCENT))
+    both = begin_learning(rl.make_policy(0), rl.make_scorer(2), (DESCENT, DESCENT), cost_value=rl.make_scorer(5))
+    alone, metrics = run(learners, experience, config)
+    moved, moved_metrics = run(both, costs, config)
+    assert_close(parameters(moved), parameters(alone), 1e-6)
+    np.testing.assert_allclose(moved_metrics["loss/value_avg"], metrics["loss/value_avg"], rtol=1e-5)
+
+    as_value = begin_learning(rl.make_policy(0), rl.make_scorer(5), (DESCENT, DESCENT))
+    expected, expected_metrics = run(as_value, costs.of_cost(), config)
+    assert_close(moved.cost_value.trainable, expected.value.trainable, 1e-6)
+    for name in ("loss/value_avg", "val/error", "val/clipfrac_avg", "val/grad_norm"):
+        cost_name = name.replace("/", "/cost_")
+        np.testing.assert_allclose(moved_metrics[cost_name], expected_metrics[name], rtol=1e-5)
+    assert abs(moved_metrics["val/cost_error"][0, 0] / metrics["val/error"][0, 0] - 1) > 0.1
+
+
 def test_pretraining_gradient_is_added_with_its_coefficient(run, learners, frozen, sampled, config, definitions):
     experience, random = sampled(noise=0.3), np.random.default_rng(2)
     tokens = random.integers(3, 16, (8, 10)).astype(np.int32)
@@ -282,7 +306,7 @@ def test_pretraining_gradient_is_added_with_its_coefficient(run, learners, froze
     updated, metrics = run(learners, experience, with_text, inputs=UpdateInputs(pretraining=rows))
 
     def mean_loss(trainable):
-        policy = nnx.merge(definitions[0], trainable, frozen[0])
+        policy = nnx.merge(definitions["policy"], trainable, frozen["policy"])
         log_softmax = jax.nn.log_softmax(policy.logits(policy(tokens, rows.segment_ids)))[:, :-1]
         log_probs = jnp.take_along_axis(log_softmax, tokens[:, 1:, None], axis=2)[..., 0]
         return -jnp.sum(jnp.where(rows.loss_mask[:, 1:], log_probs, 0)) / rows.loss_mask[:, 1:].sum()

@@ -77,3 +77,22 @@ def folders(world, tmp_path_factory) -> SimpleNamespace:
     for seed, kind in enumerate(("helpfulness", "safety"), start=1):
         save_scorer(SequenceScorer(network(seed), rngs=nnx.Rngs(seed)), root / kind, tokenizer)
     return SimpleNamespace(**{name: str(root / name) for name in ("policy", "other_policy", "helpfulness", "safety")})
+
+
+@pytest.fixture
+def refill_of(monkeypatch):
+    """Runs a stage until it makes its sampler, and tells whether that is to refill."""
+
+    class SamplerIsMade(Exception):
+        pass
+
+    def sampler(*models, refill, **settings):
+        raise SamplerIsMade(refill)
+
+    def refill_of(stage, config) -> bool:
+        monkeypatch.setattr(stage, "ScoredSampler", sampler)
+        with pytest.raises(SamplerIsMade) as made:
+            stage.run(config)
+        return made.value.args[0]
+
+    return refill_of

@@ -187,6 +187,14 @@ def test_the_base_is_held_once_and_neither_trained_nor_saved(configure, adapters
     assert sum(leaf.size for leaf in jax.tree.leaves(job.state)) < 3 * 2 * adapter_and_head + 20
 
 
+def test_a_cost_critic_is_one_more_adapter_on_the_base(configure, folders):
+    plain, constrained = (ppo.prepare(configure(**changes)) for changes in ({}, {"ppo__combine__kind": "lagrangian"}))
+    held = [sum(array.size for array in job.iteration.programs.roles.arrays) for job in (plain, constrained)]
+    assert 0 <= held[1] - held[0] < 20
+    kinds = {type(variable) for _, variable in nnx.to_flat_state(constrained.state.learners.cost_value.trainable)}
+    assert kinds == {AdapterParam, HeadParam}
+
+
 def test_interrupted_and_continued_it_ends_with_the_same_bytes(configure, tmp_path, monkeypatch, folders):
     ppo.run(configure(output=str(tmp_path / "whole")))
     with monkeypatch.context() as patch:

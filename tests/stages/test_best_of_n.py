@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,9 @@ def test_samples_show_the_first_and_the_best(finished, config):
         assert first["response"] == texts[number, 0]
         assert best["response"] == texts[number, proxy[number].argmax()]
         assert best["reward"] == pytest.approx(proxy[number].max(), rel=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_prompts_enter_where_a_response_has_ended_on_one_device_alone(config, tmp_path, refill_of, devices):
+    settings = replace(config, output=str(tmp_path), mesh=MeshConfig(data=devices))
+    assert refill_of(best_of_n, settings) == (devices == 1)

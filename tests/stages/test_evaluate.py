@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from rlhf.data.sources import DataConfig, load_comparisons
+from rlhf.errors import UserError
 from rlhf.evaluation.metrics import bootstrap_interval, pair_accuracy
 from rlhf.evaluation.reward_model import evaluate_comparisons
+from rlhf.generation.sampling import SamplingConfig
 from rlhf.parallel.mesh import MeshConfig
 from rlhf.rewards.text import RewardModel
 from rlhf.stages import evaluate
@@ -100,3 +102,14 @@ def test_without_models_and_reference_there_is_gold_alone(config, tmp_path):
     assert result["reward_models"] == {}
     assert {"gold_score", "response_length"} <= set(result["policies"]["start"])
     assert not {"kl", "reward", "helpfulness_score"} & set(result["policies"]["start"])
+
+
+def test_a_cut_distribution_has_a_kl_if_what_was_left_is_known(config, tmp_path):
+    with pytest.raises(UserError, match=r"sampling.top_p is 0.5 without sampling.top_k"):
+        evaluate.run(replace(config, output=str(tmp_path), sampling=SamplingConfig(top_p=0.5)))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_prompts_enter_where_a_response_has_ended_on_one_device_alone(config, tmp_path, refill_of, devices):
+    settings = replace(config, output=str(tmp_path), mesh=MeshConfig(data=devices))
+    assert refill_of(evaluate, settings) == (devices == 1)

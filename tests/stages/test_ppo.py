@@ -221,11 +221,14 @@ CHANGES = [
     ("ppo.minimum_length", {"ppo__minimum_length": 2}, "score"),
     ("ppo.missing_end_score", {"ppo__missing_end_score": -1.0}, "score"),
     ("ppo.kl.place", {"ppo__kl__place": "loss", "ppo__kl__estimator": "k3"}, "update"),
-    ("ppo.combine", {"ppo__combine__kind": "lagrangian"}, "score"),
+    ("ppo.combine", {"ppo__combine__kind": "lagrangian", "ppo__cost_critic": False}, "score"),
+    ("ppo.cost_critic", {"ppo__combine__kind": "lagrangian"}, "update"),
     ("ppo.minibatch_size", {"ppo__minibatch_size": 2}, "update"),
     ("ppo.micro_batches", {"ppo__micro_batches": 2}, "update"),
     ("ppo.epochs", {"ppo__epochs": 3}, "update"),
     ("ppo.response_length", {"ppo__response_length": 5}, "rollout"),
+    ("ppo.top_k", {"ppo__top_k": 9}, "rollout"),
+    ("ppo.top_k", {"ppo__top_k": 9}, "update"),
     ("ppo.temperature", {"ppo__temperature": 0.7}, "rollout"),
     ("ppo.temperature", {"ppo__temperature": 0.7}, "score"),
     ("ppo.temperature", {"ppo__temperature": 0.7}, "update"),
@@ -245,7 +248,8 @@ CHANGES = [
 ]
 BY_RUNS = {"output", "iterations", "evaluate_every", "checkpoint_every", "tracking", "seed"}
 BY_RUNS |= {"ppo.kl.controller", "ppo.kl.target", "ppo.kl.horizon", "max_prompt_length", "too_long"}
-IN_TEST_PPO_OPTIONS = {"watchdogs", "ppo.stop_strings"}
+IN_TEST_PPO_OPTIONS = {"watchdogs", "ppo.stop_strings", "ppo.top_p"}
+IN_TEST_ENSEMBLE = {"ensemble"}
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +274,7 @@ def test_no_key_is_forgotten_above():
     names = {field.name for field in fields(ppo.Config)} - {"ppo"}
     names |= {f"ppo.{field.name}" for field in fields(PPOConfig)} - {"ppo.kl"}
     names |= {f"ppo.kl.{field.name}" for field in fields(KLConfig)}
-    assert names == {key for key, *_ in CHANGES} | BY_RUNS | IN_TEST_PPO_OPTIONS
+    assert names == {key for key, *_ in CHANGES} | BY_RUNS | IN_TEST_PPO_OPTIONS | IN_TEST_ENSEMBLE
 
 
 def test_long_prompts_are_refused_or_left_out(configure, base_job):

@@ -5,12 +5,15 @@ import json
 import signal
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from rlhf.config_files import load_config
 from rlhf.errors import UserError
+from rlhf.generation.sampling import SamplingConfig
 from rlhf.rewards.lagrangian import LagrangianConfig, next_multiplier
 from rlhf.stages import ppo
 from rlhf.training.signals import Interrupted, SignalWatch
@@ -106,11 +109,32 @@ def test_warm_up_multiplier_stop_strings_and_watchdogs_are_in_the_metrics(finish
         if line is not lines[0]:  # held while the value model warms up
             cost = -line["objective/safety"]
             multiplier = float(next_multiplier(multiplier, cost, LagrangianConfig(learning_rate=0.5), 1))
+        assert {"loss/cost_value_avg", "val/cost_explained_variance"} <= set(line)
     assert any(line["watchdog/length_drift"] for line in lines[1:])
     assert all(line["policy/update_stopped"] == 0 for line in lines)
     samples = [row["response"] for row in read_lines(finished / "samples.jsonl")]
     assert any(stop in text for text in samples for stop in "ea")
     assert any(line["val/num_eos_tokens"] > 0 for line in lines)
+
+
+def test_the_cost_critic_starts_as_the_safety_model_negated_and_learns(configure, tmp_path):
+    constrained = {"ppo__combine__kind": "lagrangian", "ppo__combine__whiten": False}
+    job = ppo.prepare(configure(output=str(tmp_path), **constrained))
+    programs, state = job.iteration.programs, job.state
+    rollout = programs.rollout(state.learners, next(job.prompt_batches(0)), jax.random.key(0))
+    experience, *_ = programs.score(state.learners, rollout, np.zeros(8, np.float32), state.kl_coefficient)
+    lengths = np.asarray(rollout.response_mask).sum(axis=1)
+    safety = programs.roles.model("safety", programs.roles.arrays)
+    values = -np.asarray(safety(rollout.tokens, rollout.mask.astype(np.int32)))[:, -7:-1]
+    np.testing.assert_allclose(experience.cost_values, values, atol=1e-5)
+    assert np.abs(values[np.arange(8), lengths - 1]).max() > 1e-2
+    learners, _ = programs.update(jax.tree.map(jnp.copy, state.learners), experience, jax.random.key(1))
+    before, after = (jax.tree.leaves(each.cost_value.trainable) for each in (state.learners, learners))
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(before, after, strict=True))
+
+    for changes in ({"ppo__cost_critic": False}, {"ppo__advantage": "reinforce"}):
+        job = ppo.prepare(configure(output=str(tmp_path), **constrained, **changes))
+        assert job.state.learners.cost_value is None and "cost_value" not in job.iteration.programs.roles
 
 
 def test_the_saved_policy_is_the_average(configure, everything, finished, tmp_path, folders):
@@ -127,6 +151,37 @@ def test_the_saved_policy_is_the_average(configure, everything, finished, tmp_pa
     assert 0 < distance["average"] < distance["final"]
 
 
+def test_all_log_probabilities_are_of_the_tokens_that_sampling_left(configure, tmp_path):
+    """Policy and reference over the support that was kept, against whole logits cut and normalised in float64."""
+    cut = {"ppo__top_k": 5, "ppo__top_p": 0.8, "ppo__temperature": 0.7, "ppo__minimum_length": 2}
+    config = configure(output=str(tmp_path), iterations=2, ppo__minibatch_size=8, ppo__epochs=2, **cut)
+    job = ppo.prepare(config)
+    programs, learners = job.iteration.programs, job.state.learners
+    rollout = programs.rollout(learners, next(job.prompt_batches(0)), jax.random.key(0))
+    mask, support = np.asarray(rollout.response_mask), np.asarray(rollout.support)
+    tokens = np.asarray(rollout.tokens)[:, -6:]
+    assert np.any(support[mask] == -1) and support.shape == (8, 6, 5)
+    assert np.all(np.any(support == tokens[..., None], axis=-1)[mask])
+    assert not np.any(support[:, :2] == job.tokenizer.eos_token_id)
+
+    policy = programs.roles.model("policy", programs.roles.arrays, learners.policy.trainable)
+    logits = (
+        np.asarray(policy.logits(policy(rollout.tokens, rollout.mask.astype(np.int32))[:, -7:-1]), np.float64) / 0.7
+    )
+    kept = np.where(support < 0, -np.inf, np.take_along_axis(logits, np.maximum(support, 0), axis=-1))
+    chosen = np.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    expected = chosen - np.log(np.exp(kept).sum(axis=-1))
+    experience, _, kl, _ = programs.score(learners, rollout, np.zeros(8, np.float32), job.state.kl_coefficient)
+    np.testing.assert_allclose(np.asarray(experience.log_probs)[mask], expected[mask], atol=1e-4)
+    assert not np.any(kl)
+
+    ppo.run(config)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert lines[0]["held_out/kl"] == 0 and lines[2]["held_out/kl"] > 0
+    assert lines[1]["objective/kl"] == 0 and lines[2]["objective/kl"] != 0
+    assert 0 < lines[1]["objective/entropy_per_token"] < np.log(5)
+
+
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
 def test_siblings_run_without_a_value_model(configure, tmp_path, advantage):
     grouped = {"ppo__advantage": advantage, "ppo__samples_per_prompt": 4, "ppo__combine__whiten": False}
@@ -141,6 +196,18 @@ def test_siblings_run_without_a_value_model(configure, tmp_path, advantage):
     prompts = [row["prompt"] for row in read_lines(tmp_path / "samples.jsonl")[:8]]
     assert len(set(prompts[:4])) == len(set(prompts[4:])) == 1
     assert len({row["response"] for row in read_lines(tmp_path / "samples.jsonl")[:4]}) > 1
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_held_out_checks_sample_as_rollouts_do(configure, monkeypatch, devices):
+    """Minimum length, stop strings and what sampling leaves; prompts enter where a response has ended on one device alone."""
+    given = {}
+    monkeypatch.setattr(ppo, "ScoredSampler", lambda *models, **settings: given.update(settings))
+    settings = {"ppo__minimum_length": 2, "ppo__stop_strings": ["e"], "ppo__top_k": 7, "ppo__temperature": 0.5}
+    ppo.prepare(configure(**settings, mesh__data=devices))
+    assert given["minimum_new_tokens"] == 2 and given["stop_strings"] == ("e",)
+    assert given["sampling"] == SamplingConfig(0.5, 7)
+    assert given["refill"] == (devices == 1)
 
 
 def test_a_watchdog_can_end_the_run_and_its_policy_is_saved(configure, tmp_path):
@@ -160,6 +227,9 @@ def test_a_watchdog_can_end_the_run_and_its_policy_is_saved(configure, tmp_path)
         ({"ppo__samples_per_prompt": 3}, "ppo.samples_per_prompt"),
         ({"ppo__minimum_length": 6}, "ppo.minimum_length is 6"),
         ({"ppo__dual_clip": 0.5}, "ppo.dual_clip"),
+        ({"ppo__top_k": -1}, "ppo.top_k is -1"),
+        ({"ppo__top_k": 5, "ppo__top_p": 0.0}, "ppo.top_p is 0.0"),
+        ({"ppo__top_p": 0.9}, "ppo.top_p is 0.9 without ppo.top_k"),
         ({"ppo__average_decay": 1.0}, "ppo.average_decay"),
         ({"saved_policy": "average"}, "ppo.average_decay is not set"),
         ({"ppo__pretraining_coefficient": 1.0}, "pretraining_data is not set"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rlhf.config_files import load_config
 from rlhf.data.encoding import EncodedPair
 from rlhf.data.labelled_pairs import LabelConfig
 from rlhf.data.pair_packing import most_tokens_of_best, pack_rankings, rankings_of
@@ -167,6 +168,36 @@ def test_the_language_loss_is_learned_and_wants_a_language_model(config, tmp_pat
     again = replace(config.model, init_from=str(tmp_path / "out"))
     with pytest.raises(UserError, match="holds a reward model, which has no output matrix"):
         reward.run(replace(config, output=str(tmp_path / "again"), objective=objective, model=again))
+
+
+def test_a_cost_model_of_safe_rlhf_learns_which_answer_is_safer_and_which_is_safe(config, repository, tmp_path):
+    """By the preset, from a data set in its layout: two refusals are both safe, so that the order alone cannot tell the sign."""
+    answers = {"Yes, gladly.": False, "No, never.": True, "I would rather not.": True}
+    pairs = [("Yes, gladly.", "No, never.", 1), ("I would rather not.", "No, never.", 1)]
+    records = [
+        {"prompt": question, "response_0": first, "response_1": second, "better_response_id": 0}
+        | {"is_response_0_safe": answers[first], "is_response_1_safe": answers[second], "safer_response_id": safer}
+        for question in QUESTIONS
+        for first, second, safer in pairs
+    ]
+    words = {
+        "output": str(tmp_path / "out"),
+        "model.init_from": config.model.init_from,
+        "data.path": write_lines(tmp_path / "records.jsonl", records),
+        "max_length": 128,
+        "optimizer.learning_rate": 1e-2,
+        "optimizer.schedule": "constant",
+        "loop.steps": 20,
+        "loop.epochs": "null",
+        "loop.batch_size": 8,
+        "mesh.data": 1,
+    }
+    preset = repository / "configs/reward/safe_rlhf_cost.yaml"
+    reward.run(load_config(reward.Config, [str(preset)], [f"{name}={value}" for name, value in words.items()]))
+    model = RewardModel.load(tmp_path / "out")
+    harmful, never, rather_not = (score(model, answer) for answer in answers)
+    assert np.all(harmful < 0) and np.all(never > 0) and np.all(rather_not > 0)
+    assert np.all(never > rather_not)
 
 
 def test_a_row_must_hold_the_longest_comparison(config, tmp_path):
