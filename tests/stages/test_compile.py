@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from rlhf.cli import main
+from rlhf.config_files import save_config
 from rlhf.errors import UserError
 from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.config import ComputeConfig, ModelConfig
@@ -16,8 +17,9 @@ from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.chips import CHIPS
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.topology import Topology
+from rlhf.rl.config import PPOConfig
 from rlhf.stages import compile as ahead
-from rlhf.stages import sft
+from rlhf.stages import ppo, sft
 from rlhf.stages.outlines import Outlines
 from rlhf.stages.setup import place_model
 from rlhf.training.loop import LoopConfig
@@ -77,6 +79,58 @@ def test_models_on_one_base_share_their_shapes(mesh, tmp_path, monkeypatch):
     known = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference))}
     assert all(id(leaf) in known for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1)
     assert adapter and not any(id(leaf) in known for leaf in jax.tree.leaves(adapter))
+
+
+def ids_of(model):
+    return {id(leaf) for leaf in jax.tree.leaves(nnx.state(model))}
+
+
+@pytest.fixture
+def description(tmp_path):
+    """A file that describes a model which has no weights yet, as configs/models/llama2-7b.yaml does."""
+    file = tmp_path / "model.yaml"
+    save_config(ModelSource(architecture=TINY), file)
+    return str(file)
+
+
+def test_with_an_adapter_all_roles_stand_on_one_described_base(mesh, description):
+    adapter = AdapterConfig()
+    source = ModelSource(architecture=TINY, adapter=adapter)
+    outlines = Outlines(mesh, ComputeConfig())
+    reference, policy = outlines.reference(source), outlines.policy(source)
+    judge = outlines.reward_model(description, adapter)
+    matrices = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference.blocks)) if leaf.ndim > 2}
+    assert matrices <= ids_of(policy) and matrices <= ids_of(judge)
+    own = [nnx.split(model, trained(model), ...)[1] for model in (policy, judge)]
+    assert all(jax.tree.leaves(state) for state in own)
+    assert not {id(leaf) for leaf in jax.tree.leaves(own[0])} & {id(leaf) for leaf in jax.tree.leaves(own[1])}
+
+
+def test_without_one_each_role_has_a_model_of_its_own(mesh, description):
+    source = ModelSource(architecture=TINY)
+    outlines = Outlines(mesh, ComputeConfig())
+    models = [outlines.policy(source), outlines.reference(source), outlines.scorer_to_train(source)]
+    models += [outlines.reward_model(description) for _ in range(2)]
+    assert len(set.union(*map(ids_of, models))) == sum(len(ids_of(model)) for model in models)
+
+
+def test_models_that_a_program_does_not_read_take_memory_all_the_same(mesh, description):
+    sizes = {"rollout_batch_size": 8, "minibatch_size": 8, "response_length": 8, "epochs": 1}
+    config = ppo.Config(
+        model=ModelSource(architecture=TINY),
+        helpfulness=description,
+        max_prompt_length=8,
+        ppo=PPOConfig(**sizes),
+        mesh=MESH,
+    )
+    topology = Topology("cpu", CHIPS["v5e"], list(mesh.devices.flat))
+    with jax.set_mesh(mesh):
+        rollout, score, update = ahead.ppo_programs(config, mesh, topology)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(load_policy(config.model, 0), nnx.Param)))
+    # Policy and value model with two moments each, reference and reward model; matrices lie in four parts.
+    least = (3 + 3 + 1 + 1) * 4 * parameters / 4
+    for estimate in (rollout, score, update):
+        assert least < estimate.memory.arguments < 1.5 * least
 
 
 def test_what_is_said_of_a_train_step(mesh):

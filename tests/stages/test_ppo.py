@@ -224,6 +224,7 @@ CHANGES = [
     ("ppo.combine", {"ppo__combine__kind": "lagrangian"}, "score"),
     ("ppo.minibatch_size", {"ppo__minibatch_size": 2}, "update"),
     ("ppo.micro_batches", {"ppo__micro_batches": 2}, "update"),
+    ("ppo.score_micro_batches", {"ppo__score_micro_batches": 2}, "score"),
     ("ppo.epochs", {"ppo__epochs": 3}, "update"),
     ("ppo.response_length", {"ppo__response_length": 5}, "rollout"),
     ("ppo.temperature", {"ppo__temperature": 0.7}, "rollout"),
