@@ -84,7 +84,9 @@ def test_what_the_compiler_knows_of_a_loop_comes_first():
 
 
 def test_turns_that_the_compiler_has_put_together_count_once():
-    in_pairs = LOOP.replace("%next = s32[] add(%turn, %one)", "%half = s32[] add(%turn, %one)\n  %next = s32[] add(%half, %one)")
+    in_pairs = LOOP.replace(
+        "%next = s32[] add(%turn, %one)", "%half = s32[] add(%turn, %one)\n  %next = s32[] add(%half, %one)"
+    )
     assert parse(in_pairs).runs()["body"] == 4
     in_threes = LOOP.replace("%one = s32[] constant(1)", "%one = s32[] constant(3)")
     assert parse(in_threes).runs()["body"] == 3  # the last one is not full, and counts as if it were

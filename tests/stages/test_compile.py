@@ -1,6 +1,7 @@
 """Compiling ahead: the shapes and the program are those of the stage itself."""
 
 import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 from rlhf.cli import main
-from rlhf.config_files import save_config
+from rlhf.config_files import load_config, save_config
 from rlhf.errors import UserError
 from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.config import ComputeConfig, ModelConfig
@@ -27,6 +28,7 @@ from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import abstract_like, create_train_state, outline_train_state
 from rlhf.training.step import TrainStep
 
+DESCRIBED = Path(__file__).parents[2] / "configs" / "models"
 TINY = ModelConfig(vocab_size=64, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, context=32)
 MESH = MeshConfig(data=2, fsdp=4)
 CONFIG = sft.Config(
@@ -79,6 +81,22 @@ def test_models_on_one_base_share_their_shapes(mesh, tmp_path, monkeypatch):
     known = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference))}
     assert all(id(leaf) in known for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1)
     assert adapter and not any(id(leaf) in known for leaf in jax.tree.leaves(adapter))
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("opt-1.3b", 1_315_758_080 + 2048 * 2048),  # as published, and positions from 2,048 to 4,095
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-13b", 13_015_864_320),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3.1-8b", 8_030_261_248),
+    ],
+)
+def test_described_models_have_the_size_of_those_that_they_are_named_after(name, parameters):
+    source = load_config(ModelSource, [DESCRIBED / f"{name}.yaml"])
+    policy = Outlines(make_mesh(MeshConfig()), source.compute).policy(source)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(policy))) == parameters
 
 
 def ids_of(model):
