@@ -122,18 +122,15 @@ ROWS = {
 }
 
 
-def compile_row(row: Row) -> None:
-    """Runs the command of a row and keeps what it says.
-
-    Raises:
-        SystemExit: the command failed; its own message has been printed.
-    """
+def compile_row(row: Row) -> bool:
+    """Runs the command of a row and keeps what it says; returns whether it succeeded. A program that does not fit is a result."""
     print(shlex.join(row.words), flush=True)
     done = subprocess.run(
         [sys.executable, "-m", *row.words, "--json"], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=False
     )
     if done.returncode:
-        raise SystemExit(f"{row.name}: exit status {done.returncode}")
+        print(f"{row.name}: exit status {done.returncode}", file=sys.stderr, flush=True)
+        return False
     result = {
         "command": shlex.join(row.words),
         "libtpu": version("libtpu"),
@@ -143,6 +140,7 @@ def compile_row(row: Row) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{row.name}.json"
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return True
 
 
 def table() -> Iterator[str]:
@@ -188,8 +186,8 @@ def main() -> None:
         print("\n".join(table()))
     else:
         waiting = [name for name in ROWS if not (RESULTS / f"{name}.json").is_file()]
-        for name in arguments.names or waiting:
-            compile_row(ROWS[name])
+        succeeded = [compile_row(ROWS[name]) for name in arguments.names or waiting]
+        sys.exit(0 if all(succeeded) else 1)
 
 
 if __name__ == "__main__":
