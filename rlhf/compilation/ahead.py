@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ class Memory:
     """Of one chip, in bytes.
 
     Attributes:
-        arguments: what the program is given: parameters, optimizer state, batch.
+        arguments: what lies there when the program begins, whether it reads it or not: parameters, optimizer state, batch.
         results: what it returns and does not write over its arguments.
         temporaries: what it needs meanwhile, its code included.
         peak: all of these.
@@ -81,13 +82,17 @@ class Estimate:
         return self.seconds["arithmetic"] / max(self.seconds.values())
 
 
-def estimate(name: str, lowered: jax.stages.Lowered, chip: Chip) -> tuple[Estimate, jax.stages.Compiled | None]:
+def estimate(
+    name: str, lowered: jax.stages.Lowered, chip: Chip, present: Any = None
+) -> tuple[Estimate, jax.stages.Compiled | None]:
     """Compiles a program and reads what it costs.
 
     Args:
         name: of the program.
         lowered: for the devices of a topology.
         chip: of these devices.
+        present: shapes of all arrays that are in memory when it begins; None for those that it reads. While a policy samples, the
+            optimizer's state and the other models do not go away, but a compiled program knows nothing of what it does not read.
 
     Returns:
         The estimate, and the compiled program, None where it does not fit the chip's memory.
@@ -101,12 +106,20 @@ def estimate(name: str, lowered: jax.stages.Lowered, chip: Chip) -> tuple[Estima
             raise
         return Estimate(name, memory, None, chip, time.monotonic() - started), None
     seconds = time.monotonic() - started
-    memory = _memory(compiled.memory_analysis(), chip)
+    memory = _memory(compiled.memory_analysis(), chip, bytes_of_a_chip(present))
     return Estimate(name, memory, count_costs(parse(compiled.as_text())), chip, seconds), compiled
 
 
-def _memory(analysis: Any, chip: Chip) -> Memory:
-    arguments = analysis.argument_size_in_bytes
+def bytes_of_a_chip(shapes: Any) -> float:
+    """What a pytree of shapes, each laid out over a mesh, takes of one chip's memory; padding is not counted."""
+    return sum(
+        prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(shapes)
+    )
+
+
+def _memory(analysis: Any, chip: Chip, present: float) -> Memory:
+    arguments = max(analysis.argument_size_in_bytes, present)
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     temporaries = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
     return Memory(arguments, results, temporaries, arguments + results + temporaries, chip.memory)

@@ -115,7 +115,10 @@ def _valid_places(
 
 
 def _collectives(program: Program, runs: dict[str, float]) -> dict[str, Traffic]:
-    """Traffic by kind; the parts into which a TPU program splits a collective to hide it have one channel and count once."""
+    """Traffic by kind; the parts into which a TPU program splits a collective to hide it have one channel and count once.
+
+    Not so permutes: those of a ring have one channel for both directions and all turns.
+    """
     found: dict[tuple, tuple[str, float, float]] = {}
     for name, times in runs.items():
         computation = program.computations[name]
@@ -126,7 +129,8 @@ def _collectives(program: Program, runs: dict[str, float]) -> dict[str, Traffic]
             if name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # how a TPU program writes one
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            key = (kind, channel.group(1)) if channel else (kind, name, instruction.name)
+            is_one = channel is not None and kind != "collective-permute"
+            key = (kind, channel.group(1)) if is_one else (kind, name, instruction.name)
             sent = _sent_bytes(kind, computation, instruction)
             before = found.get(key, (kind, 0.0, 0.0))
             found[key] = max(before, (kind, times, times * sent), key=lambda entry: entry[2])

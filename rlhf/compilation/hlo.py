@@ -3,11 +3,11 @@
 XLA's own cost analysis counts the body of a loop once, and a model whose layers are a loop then seems to have one layer.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import prod
 
 BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16}  # others have their size in their name
 COMMENT = re.compile(r"/\*.*?\*/")
@@ -34,7 +34,7 @@ class Shape:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return prod(self.dimensions)
+        return math.prod(self.dimensions)
 
     @property
     def bytes(self) -> float:
@@ -124,11 +124,31 @@ class Program:
         return dict(counts)
 
     def trip_count(self, loop: Instruction) -> int:
-        """Turns of a `while`: what the compiler has written beside it, else the largest number that its condition holds."""
+        """Turns of a `while`: what the compiler has written beside it, else the largest number that its condition holds.
+
+        The second over what a turn adds to the counter: a loop whose turns the compiler has put together in pairs adds 2.
+        """
         if known := KNOWN_TRIPS.search(loop.attributes):
             return int(known.group(1))
-        (condition,) = loop.called("condition")
-        return max([1, *self._integers(condition)])
+        (condition,), (body,) = loop.called("condition"), loop.called("body")
+        return math.ceil(max([1, *self._integers(condition)]) / self._stride(condition, body))
+
+    def _stride(self, condition: str, body: str) -> int:
+        """What a turn adds to the number that the condition looks at; 1 where that cannot be read."""
+        compared = re.findall(
+            r"index=(\d+)",
+            " ".join(each.attributes for each in self.computations[condition] if each.opcode == "get-tuple-element"),
+        )
+        turn = self.computations[body]
+        root = next(each for each in turn if each.is_root)
+        if not compared or root.opcode != "tuple":
+            return 1
+        added, value = 0, turn.operands(root)[int(compared[0])]
+        while value.opcode in ("add", "copy"):
+            operands = turn.operands(value)
+            added += sum(int(each.arguments) for each in operands if each.opcode == "constant")
+            value = next((each for each in operands if each.opcode != "constant"), root)
+        return added or 1
 
     def _integers(self, name: str) -> Iterator[int]:
         for instruction in self.computations[name]:

@@ -59,6 +59,7 @@ class PPOConfig:
         samples_per_prompt: responses to each prompt of a rollout; rloo, grpo and dr_grpo compare them with one another.
         minibatch_size: responses in one gradient step.
         micro_batches: parts of a minibatch computed one after the other, to save memory; the result does not change.
+        score_micro_batches: parts of a rollout that are scored one after the other, to save memory; the result does not change.
         epochs: passes over a rollout.
         response_length: longest response in tokens.
         minimum_length: the end token has probability 0, for policy and reference alike, before this many tokens; stop
@@ -103,6 +104,7 @@ class PPOConfig:
     samples_per_prompt: int = 1
     minibatch_size: int = 16
     micro_batches: int = 1
+    score_micro_batches: int = 1
     epochs: int = 4
     response_length: int = 48
     minimum_length: int = 0
@@ -139,6 +141,7 @@ class PPOConfig:
             "samples_per_prompt",
             "minibatch_size",
             "micro_batches",
+            "score_micro_batches",
             "epochs",
             "response_length",
         )
@@ -194,6 +197,12 @@ class PPOConfig:
             raise UserError(
                 f"ppo.micro_batches ({self.micro_batches}) does not divide ppo.minibatch_size ({self.minibatch_size})",
                 fix="choose a number of micro-batches that divides the minibatch.",
+            )
+        if self.rollout_batch_size % self.score_micro_batches:
+            raise UserError(
+                f"ppo.score_micro_batches ({self.score_micro_batches}) does not divide ppo.rollout_batch_size"
+                f" ({self.rollout_batch_size})",
+                fix="choose a number of parts that divides the rollout.",
             )
         if self.rollout_batch_size % self.samples_per_prompt:
             raise UserError(

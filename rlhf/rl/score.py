@@ -27,6 +27,7 @@ from rlhf.rewards.model import score_sequences
 from rlhf.rl.advantages import constrained_advantages, estimate_advantages
 from rlhf.rl.batches import Experience, Scores
 from rlhf.rl.config import PPOConfig
+from rlhf.rl.row_parts import map_rows
 
 
 @dataclass(frozen=True)
@@ -123,30 +124,36 @@ def score_rollout(
     response_time = response_mask.shape[1]
     log_probs_of = partial(
         response_log_probs,
-        tokens=tokens,
-        mask=mask,
         response_time=response_time,
         temperature=config.temperature,
         logits_chunk=config.logits_chunk,
         minimum_length=config.minimum_length,
         end_token=end_token,
-        support=rollout.support,
     )
-    log_probs, entropy = log_probs_of(models.policy)
-    reference_log_probs, reference_entropy = log_probs_of(models.reference)
+
+    def by_rows(function, *arrays):
+        return map_rows(function, config.score_micro_batches, tokens, mask, *arrays)
+
+    def log_probs_under(model):
+        return by_rows(
+            lambda tokens, mask, support: log_probs_of(model, tokens, mask, support=support), rollout.support
+        )
+
+    log_probs, entropy = log_probs_under(models.policy)
+    reference_log_probs, reference_entropy = log_probs_under(models.reference)
     in_loss = config.kl.place == "loss"
     if in_loss or config.minimum_length or rollout.support is not None:
         # Whole outputs of two equal programs: else XLA joins each with what follows, and equal models differ in the last bit.
         log_probs, entropy, reference_log_probs, _ = jax.lax.optimization_barrier(
             (log_probs, entropy, reference_log_probs, reference_entropy)
         )
+    values_of = partial(response_values, response_time=response_time)
     values, cost_values = (
-        None if model is None else response_values(model, tokens, mask, response_time)
-        for model in (models.value, models.cost_value)
+        None if model is None else by_rows(partial(values_of, model)) for model in (models.value, models.cost_value)
     )
 
     helpfulness, safety, combined, combine_metrics = reward_model_scores(
-        models, rollout, config.combine, cost_multiplier
+        models, rollout, config.combine, cost_multiplier, config.score_micro_batches
     )
     has_ended = jnp.any((tokens[:, -response_time:] == end_token) & response_mask, axis=1)
     if stopped is not None:
@@ -213,11 +220,12 @@ def reward_model_scores(
     rollout: Rollout,
     combine: CombineConfig,
     cost_multiplier: Float[Array, ""] | None = None,
+    parts: int = 1,
 ):
     """Scores of both reward models and what they combine to; a model that is not there scores 0 and leaves the other alone."""
     nothing = jnp.zeros(rollout.tokens.shape[0], jnp.float32)
     helpfulness, safety = (
-        nothing if model is None else score_sequences(model, rollout.tokens, rollout.mask)
+        nothing if model is None else map_rows(partial(score_sequences, model), parts, rollout.tokens, rollout.mask)
         for model in (models.helpfulness, models.safety)
     )
     if models.helpfulness is None or models.safety is None:

@@ -2,7 +2,9 @@
 
     rlhf compile --topology v5e:4x4 --stage sft --config experiments/x/sft.yaml [--json]
 
-The other options are those of the stage (pretrain, sft, reward or ppo), whose configuration is read as it is.
+The other options are those of the stage (pretrain, sft, reward or ppo), whose configuration is read as it is, with more allowed:
+weights may be missing. A model can be given by its architecture alone, with an adapter too, and PPO's reward models by a file
+that describes one (`--helpfulness configs/models/llama2-7b.yaml`).
 
 Nothing is loaded but configurations; programs are made by the same functions as in the stage itself, of shapes without values.
 Times are lower bounds from published figures, with arithmetic, memory and network at the same time and at full speed.
@@ -48,8 +50,8 @@ SUPERVISED_KNOBS = {
 }
 PPO_KNOBS = {
     "arguments": "more of mesh.fsdp or mesh.tensor, or model.adapter, with which all roles share one base.",
-    "temporaries": "ppo.micro_batches, model.compute.remat = full, ppo.logits_chunk, a smaller ppo.rollout_batch_size or"
-    " ppo.response_length, mesh.tensor.",
+    "temporaries": "ppo.micro_batches, ppo.score_micro_batches, model.compute.remat = full, ppo.logits_chunk, a smaller"
+    " ppo.rollout_batch_size or ppo.response_length, mesh.tensor.",
 }
 
 
@@ -188,7 +190,10 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     judges = {name: getattr(config, name) for name in ("helpfulness", "safety")}
     frozen = FrozenModels(
         reference=outlines.reference(config.model),
-        **{name: None if folder is None else outlines.reward_model(folder) for name, folder in judges.items()},
+        **{
+            name: None if place is None else outlines.reward_model(place, config.model.adapter)
+            for name, place in judges.items()
+        },
     )
     optimizers = ppo.make_optimizers(config)
     programs = Programs(
@@ -201,20 +206,21 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     prompt = (rows, round_up(config.max_prompt_length, PROMPT_LENGTH_MULTIPLE))
     shapes = {"tokens": (prompt, jnp.int32), "mask": (prompt, jnp.bool_), "is_safety": ((rows,), jnp.bool_)}
     prompts = PromptBatch(**_on_mesh({**shapes, "index": ((rows,), jnp.int32)}, mesh))
+    models = (learners, programs.roles.arrays)
     lowered = programs.lower_rollout(learners, prompts, key)
-    result, compiled = estimate("rollout", lowered, topology.chip)
+    result, compiled = estimate("rollout", lowered, topology.chip, (models, prompts))
     yield result
 
     rollout = _returned(lowered, compiled)
     rule_scores, scalar = jax.ShapeDtypeStruct((rows,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
     multiplier = scalar if config.ppo.combine.kind == "lagrangian" else None
     lowered = programs.lower_score(learners, rollout, rule_scores, scalar, cost_multiplier=multiplier)
-    result, compiled = estimate("score", lowered, topology.chip)
+    result, compiled = estimate("score", lowered, topology.chip, (models, rollout))
     yield result
 
-    experience = _returned(lowered, compiled)[0]
-    lowered = programs.lower_update(learners, experience, key, _update_inputs(config, mesh))
-    yield estimate("update", lowered, topology.chip)[0]
+    experience, inputs = _returned(lowered, compiled)[0], _update_inputs(config, mesh)
+    lowered = programs.lower_update(learners, experience, key, inputs)
+    yield estimate("update", lowered, topology.chip, (models, experience, inputs))[0]
 
 
 def _update_inputs(config: ppo.Config, mesh: Mesh) -> UpdateInputs:

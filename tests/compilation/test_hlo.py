@@ -83,6 +83,26 @@ def test_what_the_compiler_knows_of_a_loop_comes_first():
     assert count_costs(parse(known)).flops == 5 / 8 * count_costs(parse(LOOP)).flops
 
 
+def test_turns_that_the_compiler_has_put_together_count_once():
+    in_pairs = LOOP.replace(
+        "%next = s32[] add(%turn, %one)", "%half = s32[] add(%turn, %one)\n  %next = s32[] add(%half, %one)"
+    )
+    assert parse(in_pairs).runs()["body"] == 4
+    in_threes = LOOP.replace("%one = s32[] constant(1)", "%one = s32[] constant(3)")
+    assert parse(in_threes).runs()["body"] == 3  # the last one is not full, and counts as if it were
+
+
+def test_permutes_of_one_channel_count_each():
+    line = "  %sum = f32[2,4]{1,0} all-reduce(%back), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add"
+    ring = LOOP.replace(
+        line,
+        "  %forward = f32[2,4]{1,0} collective-permute(%back), channel_id=3, source_target_pairs={{0,1},{1,0}}\n"
+        "  %sum = f32[2,4]{1,0} collective-permute(%back), channel_id=3, source_target_pairs={{1,0},{0,1}}",
+    )
+    (traffic,) = count_costs(parse(ring)).collectives.values()
+    assert (traffic.count, traffic.bytes) == (8 * 2, 8 * 2 * (2 * 4 * 4))
+
+
 def test_parts_of_one_collective_count_once():
     line = "  %sum = f32[2,4]{1,0} all-reduce(%back)"
     twice = LOOP.replace(

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlhf.rewards.combine import CombineConfig
 from rlhf.rewards.lagrangian import LagrangianConfig
 from rlhf.rl.config import KLConfig
+from rlhf.rl.row_parts import map_rows
 from rlhf.rl.score import ScoringModels, reward_model_scores
 
 RULES = np.array([0.37, -1.25, 0.001, 3.5, 0.5, -0.75, 0.125, 2.0])
@@ -240,3 +242,27 @@ def test_a_cost_critic_sees_the_negated_safety_score_and_the_policy_both(
     np.testing.assert_allclose(np.asarray(experience.returns)[mask], expected[mask], atol=1e-5)
     np.testing.assert_allclose(np.asarray(experience.cost_returns)[mask], costs[mask], atol=1e-5)
     assert np.isfinite(metrics["val/cost_explained_variance"])
+
+
+def test_a_rollout_scored_in_parts_is_scored_as_a_whole(score, models, rollout, plain_config, scored, rewards_config):
+    in_parts = replace(rewards_config, score_micro_batches=4)
+    parted = score(models, rollout, in_parts, rule_scores=RULES, coefficient=COEFFICIENT)
+    jax.tree.map(lambda part, whole: np.testing.assert_allclose(part, whole, atol=1e-5), parted, scored)
+
+    equal = replace(models, reference=models.policy)
+    _, _, kl, _ = score(equal, rollout, replace(plain_config, score_micro_batches=2))
+    assert not np.any(kl)
+
+
+def test_no_more_rows_than_a_part_are_in_memory():
+    def product(row):
+        return row @ jnp.ones((row.shape[-1], 4096))
+
+    rows = jnp.zeros((32, 8))
+    whole, parts = (
+        jax.jit(lambda rows, count=count: map_rows(lambda part: jnp.exp(product(part)).sum(axis=1), count, rows))
+        .lower(rows)
+        .as_text()
+        for count in (1, 8)
+    )
+    assert "32x4096" in whole and "32x4096" not in parts and "4x4096" in parts

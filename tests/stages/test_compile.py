@@ -1,6 +1,7 @@
 """Compiling ahead: the shapes and the program are those of the stage itself."""
 
 import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from flax import nnx
 
 from rlhf.cli import main
+from rlhf.config_files import load_config, save_config
 from rlhf.errors import UserError
 from rlhf.models.adapters.config import AdapterConfig
 from rlhf.models.config import ComputeConfig, ModelConfig
@@ -16,8 +18,9 @@ from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.chips import CHIPS
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.topology import Topology
+from rlhf.rl.config import PPOConfig
 from rlhf.stages import compile as ahead
-from rlhf.stages import sft
+from rlhf.stages import ppo, sft
 from rlhf.stages.outlines import Outlines
 from rlhf.stages.setup import place_model
 from rlhf.training.loop import LoopConfig
@@ -25,6 +28,7 @@ from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import abstract_like, create_train_state, outline_train_state
 from rlhf.training.step import TrainStep
 
+DESCRIBED = Path(__file__).parents[2] / "configs" / "models"
 TINY = ModelConfig(vocab_size=64, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, context=32)
 MESH = MeshConfig(data=2, fsdp=4)
 CONFIG = sft.Config(
@@ -77,6 +81,74 @@ def test_models_on_one_base_share_their_shapes(mesh, tmp_path, monkeypatch):
     known = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference))}
     assert all(id(leaf) in known for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1)
     assert adapter and not any(id(leaf) in known for leaf in jax.tree.leaves(adapter))
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("opt-1.3b", 1_315_758_080 + 2048 * 2048),  # as published, and positions from 2,048 to 4,095
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-13b", 13_015_864_320),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3.1-8b", 8_030_261_248),
+    ],
+)
+def test_described_models_have_the_size_of_those_that_they_are_named_after(name, parameters):
+    source = load_config(ModelSource, [DESCRIBED / f"{name}.yaml"])
+    policy = Outlines(make_mesh(MeshConfig()), source.compute).policy(source)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(policy))) == parameters
+
+
+def ids_of(model):
+    return {id(leaf) for leaf in jax.tree.leaves(nnx.state(model))}
+
+
+@pytest.fixture
+def description(tmp_path):
+    """A file that describes a model which has no weights yet, as configs/models/llama2-7b.yaml does."""
+    file = tmp_path / "model.yaml"
+    save_config(ModelSource(architecture=TINY), file)
+    return str(file)
+
+
+def test_with_an_adapter_all_roles_stand_on_one_described_base(mesh, description):
+    adapter = AdapterConfig()
+    source = ModelSource(architecture=TINY, adapter=adapter)
+    outlines = Outlines(mesh, ComputeConfig())
+    reference, policy = outlines.reference(source), outlines.policy(source)
+    judge = outlines.reward_model(description, adapter)
+    matrices = {id(leaf) for leaf in jax.tree.leaves(nnx.state(reference.blocks)) if leaf.ndim > 2}
+    assert matrices <= ids_of(policy) and matrices <= ids_of(judge)
+    own = [nnx.split(model, trained(model), ...)[1] for model in (policy, judge)]
+    assert all(jax.tree.leaves(state) for state in own)
+    assert not {id(leaf) for leaf in jax.tree.leaves(own[0])} & {id(leaf) for leaf in jax.tree.leaves(own[1])}
+
+
+def test_without_one_each_role_has_a_model_of_its_own(mesh, description):
+    source = ModelSource(architecture=TINY)
+    outlines = Outlines(mesh, ComputeConfig())
+    models = [outlines.policy(source), outlines.reference(source), outlines.scorer_to_train(source)]
+    models += [outlines.reward_model(description) for _ in range(2)]
+    assert len(set.union(*map(ids_of, models))) == sum(len(ids_of(model)) for model in models)
+
+
+def test_models_that_a_program_does_not_read_take_memory_all_the_same(mesh, description):
+    sizes = {"rollout_batch_size": 8, "minibatch_size": 8, "response_length": 8, "epochs": 1}
+    config = ppo.Config(
+        model=ModelSource(architecture=TINY),
+        helpfulness=description,
+        max_prompt_length=8,
+        ppo=PPOConfig(**sizes),
+        mesh=MESH,
+    )
+    topology = Topology("cpu", CHIPS["v5e"], list(mesh.devices.flat))
+    with jax.set_mesh(mesh):
+        rollout, score, update = ahead.ppo_programs(config, mesh, topology)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(load_policy(config.model, 0), nnx.Param)))
+    # Policy and value model with two moments each, reference and reward model; matrices lie in four parts.
+    least = (3 + 3 + 1 + 1) * 4 * parameters / 4
+    for estimate in (rollout, score, update):
+        assert least < estimate.memory.arguments < 1.5 * least
 
 
 def test_what_is_said_of_a_train_step(mesh):

@@ -225,6 +225,7 @@ CHANGES = [
     ("ppo.cost_critic", {"ppo__combine__kind": "lagrangian"}, "update"),
     ("ppo.minibatch_size", {"ppo__minibatch_size": 2}, "update"),
     ("ppo.micro_batches", {"ppo__micro_batches": 2}, "update"),
+    ("ppo.score_micro_batches", {"ppo__score_micro_batches": 2}, "score"),
     ("ppo.epochs", {"ppo__epochs": 3}, "update"),
     ("ppo.response_length", {"ppo__response_length": 5}, "rollout"),
     ("ppo.top_k", {"ppo__top_k": 9}, "rollout"),

@@ -38,6 +38,7 @@ def test_one_wrong_setting_of_sft(refused, working, setting, value, parts):
         ("ppo.minibatch_size", 3, ["ppo.minibatch_size (3) does not divide ppo.rollout_batch_size (4)"]),
         ("ppo.minibatch_size", 0, ["ppo.minibatch_size is 0; expected more than 0"]),
         ("ppo.micro_batches", 3, ["ppo.micro_batches (3) does not divide ppo.minibatch_size (2)"]),
+        ("ppo.score_micro_batches", 3, ["ppo.score_micro_batches (3) does not divide ppo.rollout_batch_size (4)"]),
         ("ppo.rollout_batch_size", 16, ["ppo.rollout_batch_size is 16, but there are only 8 prompts"]),
         ("ppo.response_length", 0, ["ppo.response_length is 0; expected more than 0"]),
         ("checkpoint_every", 0, ["checkpoint_every is 0; expected more than 0"]),

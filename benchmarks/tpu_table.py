@@ -1,0 +1,194 @@
+"""Compiles stages for TPU slices that are not there, one command after the other, and makes a table of what came out.
+
+    python benchmarks/tpu_table.py                  # every row that has no result yet; stop it whenever you like
+    python benchmarks/tpu_table.py NAME …           # these rows, again
+    python benchmarks/tpu_table.py --list           # names and commands
+    python benchmarks/tpu_table.py --table          # the table, from the results that are there
+
+Needs libtpu and no TPU; see tpu/README.md. A row is one `rlhf compile`, in a process of its own, and leaves
+benchmarks/results/tpu/NAME.json. Rows of 4,096 tokens; PPO: prompts of 2,048 tokens and responses of 2,048, with policy,
+reference, value model and two reward models.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "tpu"
+GIBIBYTE = 2**30
+LORA = ("--model.adapter.rank=16",)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A TPU slice.
+
+    Attributes:
+        topology: as `rlhf compile` takes it: generation and chips along each axis.
+        chips: in all.
+    """
+
+    topology: str
+    chips: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command.
+
+    Attributes:
+        model: file in configs/models.
+        slice: what it is compiled for.
+        stage: sft or ppo.
+        lora: train adapters on one base, which all roles share, instead of whole models.
+        options: of the stage, beyond what all rows have.
+    """
+
+    model: str
+    slice: Slice
+    stage: str
+    lora: bool
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Tells the row from all others; the name of its file."""
+        return f"{self.model}-{self.slice.topology.replace(':', '-')}-{self.stage}-{'lora' if self.lora else 'full'}"
+
+    @property
+    def words(self) -> list[str]:
+        """The command, from `rlhf` on."""
+        model = f"configs/models/{self.model}.yaml"
+        own = ["rlhf", "compile", "--topology", self.slice.topology, "--stage", self.stage, "--model", model]
+        if self.stage == "ppo":
+            own += ["--helpfulness", model, "--safety", model, "--max_prompt_length=2048", "--ppo.response_length=2048"]
+        else:
+            own += ["--max_length=4096"]
+        return [*own, f"--mesh.fsdp={self.slice.chips}", *self.options, *(LORA if self.lora else ())]
+
+
+def sft(rows: int, *options: str) -> tuple[str, ...]:
+    """Options of SFT.
+
+    Args:
+        rows: of a step, over all chips.
+        *options: others.
+    """
+    return (f"--loop.batch_size={rows}", *options)
+
+
+def ppo(rollout: int, minibatch: int, parts: int, *options: str) -> tuple[str, ...]:
+    """Options of PPO.
+
+    Args:
+        rollout: responses of an iteration.
+        minibatch: responses of a gradient step.
+        parts: micro-batches of a minibatch; as many rows are scored at a time.
+        *options: others.
+    """
+    return (
+        f"--ppo.rollout_batch_size={rollout}",
+        f"--ppo.minibatch_size={minibatch}",
+        f"--ppo.micro_batches={parts}",
+        f"--ppo.score_micro_batches={parts * rollout // minibatch}",
+        "--ppo.epochs=1",
+        *options,
+    )
+
+
+# By chips: Google's own names count cores for v5p, so that v5p-32 there is 16 chips.
+V5E_8, V5E_64, V6E_64 = Slice("v5e:2x4", 8), Slice("v5e:8x8", 64), Slice("v6e:8x8", 64)
+V5P_16, V5P_32, V5P_256 = Slice("v5p:2x2x4", 16), Slice("v5p:2x4x4", 32), Slice("v5p:4x8x8", 256)
+
+CASES = (
+    ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1)}),
+    ("opt-1.3b", V5E_8, {"sft": sft(64, "--loop.micro_batches=8"), "ppo": ppo(16, 8, 1)}),
+    ("llama2-7b", V5P_16, {"sft": sft(64), "ppo": ppo(64, 64, 4)}),
+    ("llama2-13b", V5P_32, {"sft": sft(64), "ppo": ppo(64, 64, 2)}),
+    ("llama3.1-8b", V6E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1)}),
+    ("llama2-70b", V5P_256, {"sft": sft(256), "ppo": ppo(256, 256, 1)}),
+)
+ROWS = {
+    row.name: row
+    for model, where, stages in CASES
+    for stage, options in stages.items()
+    for row in (Row(model, where, stage, lora, options) for lora in (False, True))
+}
+
+
+def compile_row(row: Row) -> bool:
+    """Runs the command of a row and keeps what it says; returns whether it succeeded. A program that does not fit is a result."""
+    print(shlex.join(row.words), flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *row.words, "--json"], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode:
+        print(f"{row.name}: exit status {done.returncode}", file=sys.stderr, flush=True)
+        return False
+    result = {
+        "command": shlex.join(row.words),
+        "libtpu": version("libtpu"),
+        "jax": version("jax"),
+        "programs": json.loads(done.stdout),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / f"{row.name}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return True
+
+
+def table() -> Iterator[str]:
+    """Lines of a Markdown table with a line a program; a row without a result is there too, and says so."""
+    yield "| model, chips, what is trained | program | memory of a chip, GiB | arithmetic | main memory | network | longest |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in ROWS.values():
+        what = f"{row.model}, {row.slice.topology}, {row.stage} {'LoRA' if row.lora else 'full'}"
+        file = RESULTS / f"{row.name}.json"
+        if not file.is_file():
+            yield f"| {what} | not compiled | | | | | |"
+            continue
+        for program in json.loads(file.read_text(encoding="utf-8"))["programs"]:
+            yield f"| {what} | {program['program']} | {_memory(program)} | {_times(program)} |"
+
+
+def _memory(program: dict) -> str:
+    memory = program["memory"]
+    needed = f"{memory['peak'] / GIBIBYTE:.1f} of {memory['capacity'] / GIBIBYTE:.0f}"
+    return needed if program["fits"] else f"**does not fit: {needed}**"
+
+
+def _times(program: dict) -> str:
+    if "seconds" not in program:
+        return " | | | "
+    seconds = program["seconds"]
+    times = [f"{1e3 * seconds[kind]:,.0f} ms" for kind in ("arithmetic", "memory", "network")]
+    return " | ".join([*times, program["bound"]])
+
+
+def main() -> None:
+    """Reads the command line and does what it says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to compile, again too")
+    parser.add_argument("--list", action="store_true", help="print names and commands, compile nothing")
+    parser.add_argument("--table", action="store_true", help="print the table, compile nothing")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in ROWS]:
+        parser.error(f"there are no rows {', '.join(unknown)}; --list names them all")
+    if arguments.list:
+        print("\n".join(f"{row.name}: {shlex.join(row.words)}" for row in ROWS.values()))
+    elif arguments.table:
+        print("\n".join(table()))
+    else:
+        waiting = [name for name in ROWS if not (RESULTS / f"{name}.json").is_file()]
+        succeeded = [compile_row(ROWS[name]) for name in arguments.names or waiting]
+        sys.exit(0 if all(succeeded) else 1)
+
+
+if __name__ == "__main__":
+    main()
