@@ -80,7 +80,7 @@ def measure(root: Path, kind: str) -> dict[str, float]:
     before = live_bytes()
     job = ppo.prepare(config)
     prepared = live_bytes()
-    batch = job.place(next(batches(job.prompts, ROWS, seed=0)))
+    batch = job.layout.spread(next(batches(job.prompts, ROWS, seed=0)))
     programs = job.iteration.programs
     state, _ = job.iteration(job.state, batch, 0)
     jax.block_until_ready(state)

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from rlhf import __version__
 from rlhf.disk import disk_full, is_disk_full
-from rlhf.errors import UserError
+from rlhf.errors import OrderlyStop, UserError
 
 # Subcommand → module with `Config` and `run(config)`, and what the list of subcommands says about it.
 STAGES: dict[str, tuple[str, str]] = {
@@ -50,6 +50,11 @@ STAGES: dict[str, tuple[str, str]] = {
     "report": ("rlhf.report.command", "write report.html from the folder of a run"),
     "compile": ("rlhf.stages.compile", "compile a stage for a TPU that is not there: does it fit, how fast can it be"),
 }
+
+# Subcommands that may run as several processes, each with the devices of its machine.
+SEVERAL_PROCESSES = {
+    "pretrain", "sft", "reward", "ppo", "dpo", "rejection-sampling", "best-of-n", "evaluate", "pipeline",
+}  # fmt: skip
 
 # Subcommand → key (a list) that takes the words before the first option.
 TAKES_OPERANDS = {"frontier": "runs"}
@@ -87,24 +92,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(words)
-    except UserError as error:
-        _print_error(str(error))
-        return USAGE_ERROR
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        _print_error(str(disk_full(error.filename or "a file of this command", error)))
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        _print_error("interrupted")
-        return INTERRUPTED_BY_KEYBOARD
     except BaseException as error:
-        # Only a stage that trains can have raised it, and then its module has been imported already.
-        signals = sys.modules.get("rlhf.training.signals")
-        if signals is None or not isinstance(error, signals.Interrupted):
+        status = _explain(error)
+        if status is None:
             raise
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return status
+
+
+def _explain(error: BaseException) -> int | None:
+    """Prints an error that users are meant to read and returns the exit status; None for any other error."""
+    match error:
+        case UserError():
+            _print_error(str(error))
+            return USAGE_ERROR
+        case OSError() if is_disk_full(error):
+            _print_error(str(disk_full(error.filename or "a file of this command", error)))
+            return USAGE_ERROR
+        case KeyboardInterrupt():
+            _print_error("interrupted")
+            return INTERRUPTED_BY_KEYBOARD
+        case OrderlyStop():
+            from rlhf.tracking.console import say
+
+            say(str(error))
+            return error.exit_code
+        case _:
+            return None
 
 
 def _dispatch(words: list[str]) -> int:
@@ -128,19 +141,39 @@ def _dispatch(words: list[str]) -> int:
     if request.help:
         _print(_help(command, stage))
         return 0
-    return _run(stage, request)
+    return _run(command, stage, request)
 
 
-def _run(stage: ModuleType, request: Request) -> int:
-    """Print the configuration, or run the stage with it."""
+def _run(command: str, stage: ModuleType, request: Request) -> int:
+    """Print the configuration, or run the stage with it, as one of several processes if there are several."""
     from rlhf.config_files import load_config, resolve_config
     from rlhf.config_help import documented_yaml
 
+    overrides, of_processes = request.overrides, []
+    if command in SEVERAL_PROCESSES:
+        overrides, of_processes = (
+            [word for word in request.overrides if word.startswith("processes.") is named] for named in (False, True)
+        )
     if request.print_config:
-        _print(documented_yaml(stage.Config, resolve_config(stage.Config, request.files, request.overrides)))
-    else:
-        stage.run(load_config(stage.Config, request.files, request.overrides))
+        _print(documented_yaml(stage.Config, resolve_config(stage.Config, request.files, overrides)))
+        return 0
+    config = load_config(stage.Config, request.files, overrides)
+    if command not in SEVERAL_PROCESSES:
+        stage.run(config)
+        return 0
+    from rlhf.parallel.processes import Launch, joined
+
+    with joined(load_config(Launch, overrides=of_processes).processes, _explain_all):
+        stage.run(config)
     return 0
+
+
+def _explain_all(error: BaseException) -> int:
+    """As `_explain`, with a traceback for an error that is not meant for users."""
+    from rlhf.parallel.processes import print_traceback
+
+    status = _explain(error)
+    return print_traceback(error) if status is None else status
 
 
 def parse_request(words: Sequence[str]) -> Request:
@@ -175,9 +208,11 @@ def parse_request(words: Sequence[str]) -> Request:
 def _help(command: str, stage: ModuleType) -> str:
     """Every key of a stage, under the first paragraph of its module."""
     from rlhf.config_help import help_text
+    from rlhf.parallel.processes import Launch
 
     paragraph = (stage.__doc__ or STAGES[command][1]).strip().split("\n\n")[0]
-    return help_text(stage.Config, f"rlhf {command}", " ".join(paragraph.split()))
+    besides = Launch if command in SEVERAL_PROCESSES else None
+    return help_text(stage.Config, f"rlhf {command}", " ".join(paragraph.split()), besides=besides)
 
 
 def _overview() -> str:

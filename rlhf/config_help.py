@@ -21,13 +21,14 @@ from rlhf.config_keys import (
 )
 
 
-def help_text(config_class: type, program: str, description: str) -> str:
+def help_text(config_class: type, program: str, description: str, *, besides: type | None = None) -> str:
     """Every key of a configuration with its type, documentation and default, section by section.
 
     Args:
         config_class: a dataclass.
         program: how the command is called.
         description: what the command does.
+        besides: a dataclass of keys that are the command's own, in no file.
     """
     parser = argparse.ArgumentParser(
         program,
@@ -45,7 +46,7 @@ def help_text(config_class: type, program: str, description: str) -> str:
     )
     options.add_argument("--help", action="store_true", help="print this and exit")
     sections = {"": parser.add_argument_group("keys")}
-    for key in config_keys(config_class):
+    for key in (*config_keys(config_class), *(() if besides is None else config_keys(besides))):
         if is_branch(key.annotation):
             sections[key.name] = parser.add_argument_group(key.name, _escaped(_section_description(key)))
         else:

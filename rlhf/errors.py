@@ -1,4 +1,4 @@
-"""The one error a user is meant to read: what went wrong, where, and what to do about it."""
+"""The one error a user is meant to read: what went wrong, where, and what to do about it; and the way to stop without one."""
 
 
 class UserError(ValueError):
@@ -14,6 +14,10 @@ class UserError(ValueError):
     def __init__(self, message: str, *, fix: str | None = None):
         self.fix = fix
         super().__init__(message if fix is None else f"{message}\n  What to do: {fix}")
+
+
+class OrderlyStop(Exception):
+    """A run ends before its time, all of its processes at the same point, with everything saved."""
 
 
 def require_positive(config: object, *names: str, section: str = "") -> None:

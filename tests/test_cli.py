@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from rlhf import __version__, cli
-from rlhf.errors import UserError
+from rlhf.errors import OrderlyStop, UserError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Config:
     extra: Part | None = None
 
 
-class Interrupted(Exception):
+class Interrupted(OrderlyStop):
     """What training raises when it has been told to stop."""
 
     exit_code = 75
@@ -132,9 +132,6 @@ def test_a_user_error_of_the_stage_exits_with_2(stage, capsys):
 
 
 def test_an_interruption_decides_the_exit_status(stage, capsys, monkeypatch):
-    signals = ModuleType("rlhf.training.signals")
-    signals.Interrupted = Interrupted
-    monkeypatch.setitem(sys.modules, "rlhf.training.signals", signals)
     stage.error = Interrupted("saved at step 3")
     assert cli.main(["pretend", "--output=x"]) == 75
     assert "saved at step 3" in capsys.readouterr().err

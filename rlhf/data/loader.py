@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from rlhf.data.batches import AnswerBatch, PairBatch, PromptBatch, SequenceBatch
 from rlhf.errors import UserError
@@ -26,8 +27,7 @@ def batches(
     start_step: int = 0,
     shuffle: bool = True,
     epochs: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    own_rows: Int[np.ndarray, " own"] | None = None,
 ) -> Iterator[Rows]:
     """The batches from `start_step` on. What is left at the end of an epoch, less than a batch, is dropped.
 
@@ -40,11 +40,10 @@ def batches(
         start_step: the first batch to hand out, counted from the start of the first epoch.
         shuffle: False keeps the order of the rows.
         epochs: how often the rows are gone through; None goes on for ever.
-        process_index: this process's number; it gets its own slice of every global batch.
-        process_count: number of processes.
+        own_rows: which rows of every batch this process reads, of those of all processes; None for all.
 
     Raises:
-        UserError: there are fewer rows than a batch, or a batch does not divide by the processes.
+        UserError: there are fewer rows than a batch.
     """
     import grain
 
@@ -54,17 +53,11 @@ def batches(
             f"batch_size is {batch_size}, but the data gives only {count} rows, so there is not one full batch",
             fix="lower batch_size (training.batch_size) or use more data",
         )
-    if batch_size % process_count:
-        raise UserError(
-            f"batch_size is {batch_size}, which is no multiple of the {process_count} processes",
-            fix=f"choose a multiple of {process_count}",
-        )
     indices = grain.MapDataset.range(count)
     if shuffle:
         indices = indices.shuffle(seed=_spread(seed))
     indices = indices.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat(epochs)
-    share = batch_size // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
+    mine = slice(None) if own_rows is None else own_rows
     return (take_rows(rows, indices[step][mine]) for step in range(start_step, len(indices)))
 
 

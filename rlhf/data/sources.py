@@ -19,6 +19,7 @@ from rlhf.data.locations import Source, find_sources, rows_in_memory
 from rlhf.data.readers import RawRecord
 from rlhf.data.records import Comparison, Demonstration, Document, Prompt
 from rlhf.errors import UserError
+from rlhf.parallel.processes import is_primary_process
 
 __all__ = [
     "DataConfig",
@@ -253,4 +254,5 @@ def _report(source: Source, layout: Layout, tally: _Tally, found: int, demand: _
         reasons = [f"{reason}: {count:,}" for reason, count in tally.left_out.items()]
         reasons += [f"bad: {tally.bad:,}, the first at {tally.first_bad}"] if tally.bad else []
         line += f"; skipped {skipped:,} ({'; '.join(reasons)})"
-    Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    if is_primary_process():
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from rlhf.generation.rollout import Rollout, join
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.host_arrays import WHOLE_BATCHES, BatchLayout, fetch
 from rlhf.rewards.combine import CombineConfig, combine_scores
 from rlhf.rewards.model import score_sequences
 from rlhf.rl.score import response_log_probs
@@ -64,7 +65,7 @@ class ScoredSampler:
         reward_models: by name; "helpfulness" and "safety" together are combined.
         combine: how both scores become one; never whitened here, so that scores can be compared between batches.
         batch_size: responses sampled at once.
-        place: puts a batch on the devices.
+        layout: where the rows of a batch are put.
         refill: sample several batches' prompts together, the next prompt entering where a response has ended; for one device.
         minimum_new_tokens: before so many tokens the end token has probability 0, for policy and reference alike.
         stop_strings: a response ends where one of these is complete.
@@ -81,7 +82,7 @@ class ScoredSampler:
         reward_models: Mapping[str, SequenceScorer] | None = None,
         combine: CombineConfig | None = None,
         batch_size: int = 64,
-        place: Callable[[PromptBatch], PromptBatch] = lambda batch: batch,
+        layout: BatchLayout = WHOLE_BATCHES,
         refill: bool = True,
         minimum_new_tokens: int = 0,
         stop_strings: Sequence[str] = (),
@@ -93,7 +94,7 @@ class ScoredSampler:
             )
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.place = place
+        self.layout = layout
         self.refill = refill
         ends = {"minimum_length": minimum_new_tokens, "end_token": tokenizer.eos_token_id}
         policy_definition, _ = nnx.split(policy)
@@ -136,7 +137,7 @@ class ScoredSampler:
             if not stop_strings:
                 return rollout
             limits = {"minimum": minimum_new_tokens, "pad_token": tokenizer.pad_token_id}
-            return cut_at_stops(rollout, tokenizer, stop_strings, **limits)[0]
+            return cut_at_stops(rollout, tokenizer, stop_strings, layout=layout, **limits)[0]
 
         self._sample, self._score, self._cut = sample, score, cut
 
@@ -164,14 +165,14 @@ class ScoredSampler:
         together = self.batch_size * (batches_a_group(batches) if self.refill else 1)
         parts = []
         for number, rows in enumerate(np.pad(order, (0, -total % together), mode="edge").reshape(-1, together)):
-            group = self.place(select(prompts, rows))
+            group = self.layout.spread(select(prompts, rows))
             responses = self._sample(policy_states, group, jax.random.fold_in(key, number))
             for first in range(0, together, self.batch_size):
                 if number * together + first < total:
                     asked, given = (take_rows(part, first, self.batch_size) for part in (group, responses))
                     rollout = self._cut(join(asked, given))
                     scored = self._score(policy_states, self._states, rollout)
-                    parts.append(jax.device_get((responses_of(rollout, given), *scored)))
+                    parts.append(fetch((responses_of(rollout, given), *scored)))
                     on_batch(min(number * together + first + self.batch_size, total))
         responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
         return ScoredResponses(

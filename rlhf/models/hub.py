@@ -4,6 +4,7 @@ A scorer is a `…ForSequenceClassification` folder with one label, which transf
 padding; its raw score is what transformers computes, shift and scale stand in config.json under `rlhf_reward`.
 """
 
+import collections
 import json
 import logging
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -34,8 +36,11 @@ from rlhf.models.families.layouts import StoredTensor
 from rlhf.models.folders import replaced_folder
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub_download import download_model, is_hub_name
+from rlhf.models.partition import AdapterConstant, AdapterParam, HeadParam
 from rlhf.models.transformer import Transformer
 from rlhf.models.weights import stored_bytes, stored_tensors, write_weights
+from rlhf.parallel.host_arrays import fetch
+from rlhf.parallel.processes import is_primary_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -231,6 +236,9 @@ def save_adapter(
     """
     folder, family = Path(folder), describe(resolve_model_folder(base), read_config(base))[0]
     is_scoring = isinstance(model, SequenceScorer)
+    model = _with_whole_adapter(model)
+    if not is_primary_process():
+        return
     head = family.head.join([np.asarray(model.kernel[...])]) if is_scoring else None
     options, tensors = adapter_files(model.transformer if is_scoring else model, family, base_name(base), head)
     with replaced_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as partial:
@@ -312,6 +320,12 @@ def _load_adapted_scorer(folder: Path, rngs: nnx.Rngs, head_init, bases: Bases) 
     return scorer
 
 
+def _with_whole_adapter(model: nnx.Module) -> nnx.Module:
+    """The model with its adapter and head in the memory of every process, and the arrays of its base as they lie."""
+    definition, adapter, rest = nnx.split(model, nnx.Any(AdapterParam, AdapterConstant, HeadParam), ...)
+    return nnx.merge(definition, jax.tree.map(jnp.asarray, fetch(adapter)), rest)
+
+
 def _statistics(scorer: SequenceScorer) -> dict[str, float]:
     return {"shift": float(scorer.shift[...]), "scale": float(scorer.scale[...])}
 
@@ -362,10 +376,14 @@ def _save(
     special = _special_tokens(tokenizer)
     dtype = str(next(iter(nnx.to_flat_state(state)))[1].dtype)
     config = raw | special | {"dtype": dtype, "transformers_version": version("transformers")}
+    contents = stored_tensors(state, tensors)
+    if not is_primary_process():
+        collections.deque(contents, maxlen=0)  # a tensor is gathered from the devices of all processes
+        return
     with replaced_folder(folder, size) as partial:
         _write_json(partial / "config.json", config)
         _write_json(partial / "generation_config.json", special | {"_from_model_config": True})
-        write_weights(partial, stored_tensors(state, tensors), size, SHARD_BYTES)
+        write_weights(partial, contents, size, SHARD_BYTES)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
 

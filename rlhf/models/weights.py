@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from rlhf.errors import UserError
 from rlhf.models.families.layouts import StoredTensor
 from rlhf.models.tensor_files import INDEX_FILE, SINGLE_FILE, StoredArray, open_tensors
+from rlhf.parallel.host_arrays import fetch, put
 from rlhf.parallel.rules import state_shardings
 
 
@@ -69,10 +70,10 @@ def read_weights(
 
 
 def stored_tensors(state: nnx.State, tensors: Iterable[StoredTensor]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and value of every tensor of a checkpoint, in the checkpoint's layout."""
+    """Name and value of every tensor of a checkpoint, in the checkpoint's layout; all processes have to take them, in turn."""
     parameters = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
     for tensor in _held(tensors, parameters):
-        values = [np.asarray(parameters[path][...]) for path in tensor.parameters]
+        values = [fetch(parameters[path][...]) for path in tensor.parameters]
         if tensor.per_layer:
             for layer in range(len(values[0])):
                 yield tensor.name.format(layer=layer), tensor.join([value[layer] for value in values])
@@ -193,7 +194,7 @@ def _read(
 
     if not tensor.per_layer:
         parts = convert(tensor.split(found[tensor.name].read(), shapes))
-        return [jax.device_put(part, sharding) for part, sharding in zip(parts, own_shardings, strict=True)]
+        return [put(part, sharding) for part, sharding in zip(parts, own_shardings, strict=True)]
     stacked = [
         jnp.zeros(variable.shape, variable.dtype, device=sharding)
         for variable, sharding in zip(variables, own_shardings, strict=True)
@@ -201,7 +202,7 @@ def _read(
     for layer in range(shapes[0][0]):
         parts = convert(tensor.split(found[tensor.name.format(layer=layer)].read(), [shape[1:] for shape in shapes]))
         stacked = [
-            _layer_writer(sharding)(array, jax.device_put(part, _of_one_layer(sharding)), layer)
+            _layer_writer(sharding)(array, put(part, _of_one_layer(sharding)), layer)
             for array, part, sharding in zip(stacked, parts, own_shardings, strict=True)
         ]
     return stacked

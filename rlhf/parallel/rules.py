@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rlhf.errors import UserError
+from rlhf.parallel.host_arrays import put
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -63,7 +64,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 def shard_state(state: Any, mesh: Mesh) -> Any:
     """Puts a pytree of variables on the mesh; see `state_shardings`."""
-    return jax.device_put(state, state_shardings(state, mesh))
+    return jax.tree.map(put, state, state_shardings(state, mesh))
 
 
 def laid_out(shapes: Any, mesh: Mesh) -> Any:

@@ -25,6 +25,7 @@ from rlhf.models.ensemble import MEAN, EnsembleConfig, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import resolve_model_folder, tokenizer_folder
 from rlhf.models.source import load_reward_model
+from rlhf.parallel.host_arrays import fetch
 from rlhf.rewards.model import score_sequences
 
 Dialogue = str | Sequence[Message]
@@ -122,7 +123,7 @@ def score_token_sequences(
         for row, number in enumerate(rows):
             tokens[row, : len(sequences[number])] = sequences[number]
             mask[row, : len(sequences[number])] = True
-        scores[rows] = np.asarray(program(state, tokens, mask))[: len(rows)]
+        scores[rows] = fetch(program(state, tokens, mask))[: len(rows)]
     return scores
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import PromptBatch, SequenceBatch
@@ -18,6 +18,7 @@ from rlhf.data.records import Prompt
 from rlhf.errors import UserError
 from rlhf.generation.rollout import Rollout
 from rlhf.losses.kl import adaptive_kl_coefficient
+from rlhf.parallel.host_arrays import WHOLE_BATCHES, BatchLayout, fetch
 from rlhf.randomness import step_key
 from rlhf.rewards.lagrangian import next_multiplier
 from rlhf.rewards.rules import Rule
@@ -26,6 +27,7 @@ from rlhf.rl.config import PPOConfig
 from rlhf.rl.programs import Programs
 from rlhf.rl.stopping import cut_at_stops
 from rlhf.rl.update import Learners, UpdateInputs
+from rlhf.training.state import replicate_scalars
 
 
 @register_dataclass
@@ -48,7 +50,7 @@ def begin(learners: Learners, config: PPOConfig) -> PPOState:
     """The state before the first iteration."""
     constrained = config.combine.kind == "lagrangian"
     multiplier = jnp.float32(config.combine.lagrangian.initial) if constrained else None
-    return PPOState(learners, jnp.float32(config.kl.coefficient), multiplier)
+    return PPOState(learners, *replicate_scalars((jnp.float32(config.kl.coefficient), multiplier), learners))
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Iteration:
         seed: of the run.
         sampled_rows: responses to report with their rewards.
         max_skipped_steps: consecutive non-finite updates to accept.
+        layout: of the rows of a rollout; each process reads the texts of its own.
     """
 
     programs: Programs
@@ -91,6 +94,7 @@ class Iteration:
     seed: int
     sampled_rows: int
     max_skipped_steps: int
+    layout: BatchLayout = WHOLE_BATCHES
 
     def __call__(
         self, state: PPOState, batch: PromptBatch, number: int, pretraining: SequenceBatch | None = None
@@ -111,10 +115,7 @@ class Iteration:
         rollout, stopped = self._cut(rollout)
         clock.lap("rollout", rollout)
 
-        records = [self.prompts[index] for index in np.asarray(batch.index)]
-        texts = self._decode(rollout)
-        rule_scores = {name: rule(records, texts) for name, rule in self.rules.items()}
-        summed = sum(rule_scores.values(), start=np.zeros(len(texts), np.float32))
+        rule_scores, summed = self._apply_rules(batch, rollout)
         experience, scores, kl, metrics = self.programs.score(
             state.learners, rollout, summed, state.kl_coefficient, stopped, state.cost_multiplier
         )
@@ -131,7 +132,7 @@ class Iteration:
         )
         clock.lap("update", learners)
 
-        metrics, update_metrics, scores, kl = jax.device_get((metrics, update_metrics, scores, kl))
+        metrics, update_metrics, scores, kl, rule_scores = fetch((metrics, update_metrics, scores, kl, rule_scores))
         self._check_finite(update_metrics, number)
         metrics |= mean_of_steps(update_metrics)
         metrics |= {f"rule/{name}": np.mean(values) for name, values in rule_scores.items()}
@@ -144,19 +145,27 @@ class Iteration:
         report = Report(
             metrics={name: float(value) for name, value in metrics.items()},
             timings=clock.seconds | {"tokens_per_second": tokens / sum(clock.seconds.values())},
-            rows=self._rows(records, texts, scores, kl, rule_scores),
+            rows=self._rows(batch, rollout, scores, kl, rule_scores),
             response_tokens=tokens,
         )
         if warming_up:
             return replace(state, learners=learners), report
         return self._next_state(state, learners, metrics, number), report
 
-    def _decode(self, rollout) -> list[str]:
-        response_time = rollout.response_mask.shape[1]
-        tokens, mask = np.asarray(rollout.tokens)[:, -response_time:], np.asarray(rollout.response_mask)
-        return [decode_response(self.tokenizer, row[keep]) for row, keep in zip(tokens, mask, strict=True)]
+    def _apply_rules(self, batch: PromptBatch, rollout: Rollout) -> tuple[dict[str, Array], Array]:
+        """The rules' scores by name and their sum, each process's of its own rows, on the devices."""
+        if not self.rules:
+            return {}, self.layout.spread(np.zeros(len(batch.index), np.float32))
+        index, tokens, mask = self.layout.own((batch.index, rollout.tokens, rollout.response_mask))
+        records, texts = [self.prompts[number] for number in index], self._decode(tokens, mask)
+        scores = {name: rule(records, texts) for name, rule in self.rules.items()}
+        return self.layout.place((scores, sum(scores.values(), start=np.zeros(len(texts), np.float32))))
 
-    def _cut(self, rollout: Rollout) -> tuple[Rollout, Bool[np.ndarray, " batch"] | None]:
+    def _decode(self, tokens: Int[np.ndarray, "rows time"], mask: Bool[np.ndarray, "rows response_time"]) -> list[str]:
+        responses = tokens[:, -mask.shape[1] :]
+        return [decode_response(self.tokenizer, row[keep]) for row, keep in zip(responses, mask, strict=True)]
+
+    def _cut(self, rollout: Rollout) -> tuple[Rollout, Bool[Array, " batch"] | None]:
         if not self.config.stop_strings:
             return rollout, None
         return cut_at_stops(
@@ -165,6 +174,7 @@ class Iteration:
             self.config.stop_strings,
             minimum=self.config.minimum_length,
             pad_token=self.tokenizer.pad_token_id,
+            layout=self.layout,
         )
 
     def _next_state(self, state: PPOState, learners: Learners, metrics: Mapping[str, float], number: int) -> PPOState:
@@ -192,10 +202,13 @@ class Iteration:
                 " responses in samples.jsonl; the checkpoints before are intact.",
             )
 
-    def _rows(self, records, texts, scores: Scores, kl, rule_scores) -> list[dict[str, Any]]:
+    def _rows(self, batch: PromptBatch, rollout: Rollout, scores: Scores, kl, rule_scores) -> list[dict[str, Any]]:
+        first = slice(self.sampled_rows)
+        index, *response = fetch((batch.index[first], rollout.tokens[first], rollout.response_mask[first]))
+        texts = self._decode(*response)
         return [
             {
-                "prompt": records[row].messages[-1].content,
+                "prompt": self.prompts[index[row]].messages[-1].content,
                 "response": texts[row],
                 "helpfulness": float(scores.helpfulness[row]),
                 "safety": float(scores.safety[row]),
@@ -203,7 +216,7 @@ class Iteration:
                 "score": float(scores.combined[row]),
                 "kl": float(kl[row]),
             }
-            for row in range(min(self.sampled_rows, len(texts)))
+            for row in range(len(texts))
         ]
 
 

@@ -7,13 +7,13 @@ after is neither scored nor learned from; the score is read at the last token th
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.text_codec import text_codec
 from rlhf.generation.rollout import Rollout
+from rlhf.parallel.host_arrays import WHOLE_BATCHES, BatchLayout
 
 
 def stop_length(
@@ -49,7 +49,8 @@ def cut_at_stops(
     *,
     minimum: int,
     pad_token: int,
-) -> tuple[Rollout, Bool[np.ndarray, " batch"]]:
+    layout: BatchLayout = WHOLE_BATCHES,
+) -> tuple[Rollout, Bool[Array, " batch"]]:
     """Ends every response at its first stop string.
 
     Args:
@@ -58,12 +59,13 @@ def cut_at_stops(
         stops: strings that end a response.
         minimum: tokens before which they do not.
         pad_token: fills the columns after the end.
+        layout: of the rollout's rows; each process reads its own.
 
     Returns:
         The rollout with shorter responses, laid out over the devices as before, and which responses stopped so.
     """
-    tokens, mask = np.array(rollout.tokens), np.array(rollout.mask)
-    response_mask = np.array(rollout.response_mask)
+    own = layout.own(rollout)
+    tokens, mask, response_mask = own.tokens.copy(), own.mask.copy(), own.response_mask.copy()
     prompt_time = tokens.shape[1] - response_mask.shape[1]
     stopped = np.zeros(len(tokens), bool)
     for row, keep in enumerate(response_mask):
@@ -73,9 +75,4 @@ def cut_at_stops(
             response_mask[row, length:] = False
             mask[row, prompt_time + length :] = False
             tokens[row, prompt_time + length :] = pad_token
-    cut = replace(rollout, tokens=tokens, mask=mask, response_mask=response_mask)
-    return jax.tree.map(_laid_out_as, cut, rollout), stopped
-
-
-def _laid_out_as(new: np.ndarray, old: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new
+    return layout.place((replace(own, tokens=tokens, mask=mask, response_mask=response_mask), stopped))

@@ -29,7 +29,7 @@ from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
 from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json, write_jsonl
 from rlhf.stages.setup import (
-    batch_placer,
+    batch_layout,
     check_context,
     load_reward_models,
     model_tokenizer,
@@ -129,7 +129,7 @@ def run(config: Config) -> dict[str, Any]:
         reward_models=reward_models,
         combine=config.combine,
         batch_size=config.batch_size,
-        place=batch_placer(mesh, config.batch_size, "batch_size"),
+        layout=batch_layout(mesh, config.batch_size, "batch_size"),
         refill=mesh.size == 1,
     )
     begin_writing(folder)

@@ -35,7 +35,7 @@ from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import ppo, pretrain, reward, sft
 from rlhf.stages.language_model import next_token_loss
 from rlhf.stages.outlines import Outlines
-from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, batch_placer
+from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, batch_layout
 from rlhf.tracking.console import say
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.state import outline_train_state
@@ -137,7 +137,7 @@ def run(options: Options, config: Any) -> list[Estimate]:
 def supervised_programs(config: Any, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
     """The train step of pretraining, SFT or a reward model."""
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
-    batch_placer(mesh, config.loop.batch_size, "loop.batch_size")  # refuses what does not divide
+    batch_layout(mesh, config.loop.batch_size, "loop.batch_size")  # refuses what does not divide
     is_reward = isinstance(config, reward.Config)
     if is_reward:
         keeps = config.objective.language_weight > 0
@@ -181,7 +181,7 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     """Rollout, score and update; each is compiled for what the one before it returns."""
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
     rows = config.ppo.rollout_batch_size
-    batch_placer(mesh, rows, "ppo.rollout_batch_size")
+    batch_layout(mesh, rows, "ppo.rollout_batch_size")
     policy = outlines.policy(config.model)
     value, cost_value = (
         outlines.scorer_to_train(config.model) if needed else None

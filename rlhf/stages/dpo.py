@@ -4,7 +4,6 @@ The policy's log-ratio to the reference, which is the policy that training start
 log-probabilities are computed once, before the first step, by the function that trains: so every log-ratio is 0 at step 0.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,10 +30,11 @@ from rlhf.losses.direct_preference import (
 from rlhf.losses.preference import pairwise_accuracy
 from rlhf.models.source import ModelSource, load_policy, save_model
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.host_arrays import BatchLayout, fetch
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.stages.folder import close_folder, open_folder
 from rlhf.stages.setup import (
-    batch_placer,
+    batch_layout,
     check_row_length,
     model_tokenizer,
     place_model,
@@ -121,14 +121,14 @@ def run(config: Config) -> dict[str, Any]:
     held_out_rows = make_rows(held_out, tokenizer, config) if held_out else None
 
     mesh = make_mesh(config.mesh)
-    place = batch_placer(mesh, config.loop.batch_size, "loop.batch_size")
+    layout = batch_layout(mesh, config.loop.batch_size, "loop.batch_size")
     policy = place_model(policy, mesh)
     say(
         f"{len(rows.tokens):,} rows of twice {rows.tokens.shape[2]} tokens; log-probabilities of the reference come first"
     )
     with jax.set_mesh(mesh):
         rows, held_out_rows = (
-            part and with_reference(policy, part, config.loop.batch_size, place, config.logits_chunk)
+            part and with_reference(policy, part, config.loop.batch_size, layout, config.logits_chunk)
             for part in (rows, held_out_rows)
         )
     result = train(config, folder, policy, preference_loss(config), rows, held_out_rows)
@@ -181,7 +181,7 @@ def with_reference(
     policy: Transformer,
     rows: AnswerBatch,
     batch_size: int,
-    place: Callable[[AnswerBatch], AnswerBatch],
+    layout: BatchLayout,
     logits_chunk: int | None,
 ) -> AnswerBatch:
     """The rows with the log-probabilities that the policy, before it is trained, gives to their answers."""
@@ -192,7 +192,7 @@ def with_reference(
         return answer_log_probs(nnx.merge(definition, state), batch, logits_chunk)
 
     parts = [
-        np.asarray(log_probs(state, place(batch)))
+        fetch(log_probs(state, layout.spread(batch)))
         for batch in batches(fill_up(rows, batch_size), batch_size, seed=0, shuffle=False, epochs=1)
     ]
     return replace(rows, reference_log_probs=np.concatenate(parts)[: len(rows.tokens)])

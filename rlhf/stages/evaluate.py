@@ -28,7 +28,7 @@ from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
 from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json
 from rlhf.stages.setup import (
-    batch_placer,
+    batch_layout,
     check_context,
     load_reward_models,
     place_model,
@@ -126,7 +126,7 @@ def run(config: Config) -> dict[str, Any]:
     reference = None
     if config.reference is not None:
         reference = place_model(load_transformer(config.reference, config.compute, bases=bases), mesh)
-    place_batch = batch_placer(mesh, config.batch_size, "batch_size")
+    layout = batch_layout(mesh, config.batch_size, "batch_size")
     held_out = load_held_out(tokenizer, config, [model.transformer.config.context for model in reward_models.values()])
     begin_writing(folder)
 
@@ -144,7 +144,7 @@ def run(config: Config) -> dict[str, Any]:
             reward_models=reward_models,
             combine=config.combine,
             batch_size=config.batch_size,
-            place=place_batch,
+            layout=layout,
             refill=mesh.size == 1,
         )
         with ProgressBar(f"evaluate {name}", total) as progress:

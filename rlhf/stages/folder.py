@@ -17,6 +17,7 @@ import yaml
 from rlhf.config_files import config_dict, save_config
 from rlhf.disk import explaining_full_disk
 from rlhf.errors import UserError
+from rlhf.parallel.processes import is_primary_process, wait_for_all
 from rlhf.tracking.console import say
 from rlhf.training.fingerprint import describe_differences, fingerprint_differences
 
@@ -73,6 +74,8 @@ def open_folder(config: Any) -> StageFolder:
 
 def begin_writing(folder: StageFolder) -> None:
     """Saves the resolved config in the folder. A summary means finished, so an old one goes."""
+    if not is_primary_process():
+        return
     (folder.path / "summary.json").unlink(missing_ok=True)
     path = folder.path / "config.yaml"
     with explaining_full_disk(path):
@@ -81,15 +84,21 @@ def begin_writing(folder: StageFolder) -> None:
 
 
 def close_folder(folder: StageFolder, summary: dict[str, Any]) -> dict[str, Any]:
-    """Adds the seconds the stage took, writes summary.json, says where it is, and returns the summary."""
+    """Adds the seconds the stage took, writes summary.json, says where it is, and returns the summary.
+
+    When it returns, on whichever process, everything that the stage writes is there.
+    """
     summary = {**summary, "seconds": round(time.monotonic() - folder.started, 2)}
     write_json(folder.path / "summary.json", summary)
     say(f"Wrote {folder.path} in {summary['seconds']:.0f} s")
+    wait_for_all(f"{folder.path} is finished")
     return summary
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all; the primary process alone."""
+    if not is_primary_process():
+        return
     partial = path.with_suffix(path.suffix + ".partial")
     with explaining_full_disk(path):
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -97,7 +106,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a JSONL file whole or not at all."""
+    """Writes a JSONL file whole or not at all; the primary process alone."""
+    if not is_primary_process():
+        return
     partial = path.with_suffix(path.suffix + ".partial")
     with explaining_full_disk(path):
         partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

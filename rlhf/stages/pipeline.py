@@ -16,6 +16,7 @@ import yaml
 from rlhf.config_files import config_dict, save_config
 from rlhf.data.sources import DataConfig
 from rlhf.errors import UserError
+from rlhf.parallel.processes import is_primary_process, wait_for_all
 from rlhf.report.artefacts import read_json, read_lines
 from rlhf.report.summary_table import print_summary
 from rlhf.report.write import write_report
@@ -82,6 +83,7 @@ def run(config: Config) -> dict[str, Any]:
     output = Path(config.output)
     steps = plan(config)
     refuse_stale(steps)
+    wait_for_all("the pipeline begins")
     seconds = {}
     for number, step in enumerate(steps, start=1):
         finished = read_json(Path(step.config.output) / "summary.json")
@@ -93,8 +95,9 @@ def run(config: Config) -> dict[str, Any]:
     summary = summarize(config, seconds)
     write_json(output / "frontier.json", frontier(output))
     write_json(output / "summary.json", summary)
-    save_config(config, output / "config.yaml")
-    print_summary(summary, report=write_report(output))
+    if is_primary_process():
+        save_config(config, output / "config.yaml")
+        print_summary(summary, report=write_report(output))
     return summary
 
 

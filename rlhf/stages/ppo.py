@@ -8,7 +8,7 @@ Each arrow is one compiled program. Everything that an iteration draws depends o
 stopped goes on from its checkpoint with the same bits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from rlhf.models.ensemble import EnsembleConfig, member_folders
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import load_transformer, tokenizer_folder
 from rlhf.models.source import ModelSource, holds_adapter, load_policy, load_scorer_to_train, save_model
+from rlhf.parallel.host_arrays import BatchLayout
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.rewards.rules import resolve_rule
 from rlhf.rl.config import PPOConfig
@@ -41,7 +42,7 @@ from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_fo
 from rlhf.stages.held_out_check import HeldOutCheck
 from rlhf.stages.pretraining_mix import pretraining_batches, pretraining_rows
 from rlhf.stages.setup import (
-    batch_placer,
+    batch_layout,
     check_context,
     load_reward_models,
     model_tokenizer,
@@ -220,7 +221,7 @@ class Job:
         iteration: runs one.
         prompts: all training prompts, encoded, in host memory.
         text: rows of pretraining text in host memory, or None.
-        place: puts a batch on the devices.
+        layout: where the rows of a batch are put.
         held_out_check: measures the policy on held-out prompts, or None.
         tokenizer: saved beside the policy.
         saves_average: whether the policy to save and to check is the moving average.
@@ -230,7 +231,7 @@ class Job:
     iteration: Iteration
     prompts: PromptBatch
     text: SequenceBatch | None
-    place: Callable[[Any], Any]
+    layout: BatchLayout
     held_out_check: HeldOutCheck | None
     tokenizer: PreTrainedTokenizerBase
     saves_average: bool
@@ -247,13 +248,17 @@ class Job:
         """The prompts of each iteration from `start` on, those to be answered several times beside each other."""
         config = self.iteration.config
         for batch in batches(self.prompts, config.prompts_per_rollout, seed=self.iteration.seed, start_step=start):
-            yield self.place(jax.tree.map(lambda leaf: np.repeat(leaf, config.samples_per_prompt, axis=0), batch))
+            yield self.layout.spread(
+                jax.tree.map(lambda leaf: np.repeat(leaf, config.samples_per_prompt, axis=0), batch)
+            )
 
     def pretraining_batches(self, start: int) -> Iterator[SequenceBatch | None]:
         """The pretraining rows of each iteration from `start` on, or None for each."""
         if self.text is None:
             return repeat(None)
-        return map(self.place, pretraining_batches(self.text, self.iteration.config, self.iteration.seed, start))
+        return map(
+            self.layout.spread, pretraining_batches(self.text, self.iteration.config, self.iteration.seed, start)
+        )
 
 
 def prepare(config: Config) -> Job:
@@ -300,7 +305,7 @@ def prepare(config: Config) -> Job:
             f"ppo.rollout_batch_size is {config.ppo.rollout_batch_size}{several}, but there are only {len(train)} prompts",
             fix="lower ppo.rollout_batch_size or use more prompts.",
         )
-    place = batch_placer(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
+    layout = batch_layout(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
     programs = Programs(
         policy,
         value,
@@ -328,7 +333,7 @@ def prepare(config: Config) -> Job:
             reward_models=frozen.reward_models,
             combine=config.ppo.combine,
             batch_size=config.ppo.rollout_batch_size,
-            place=place,
+            layout=layout,
             refill=mesh.size == 1,
             minimum_new_tokens=config.ppo.minimum_length,
             stop_strings=config.ppo.stop_strings,
@@ -337,13 +342,21 @@ def prepare(config: Config) -> Job:
     return Job(
         state=begin(learners, config.ppo),
         iteration=Iteration(
-            programs, train, tokenizer, rules, config.ppo, config.seed, config.sampled_rows, config.max_skipped_steps
+            programs,
+            train,
+            tokenizer,
+            rules,
+            config.ppo,
+            config.seed,
+            config.sampled_rows,
+            config.max_skipped_steps,
+            layout,
         ),
         prompts=prompts,
         text=pretraining_rows(
             config.pretraining_data, config.pretraining_row_length, config.ppo, tokenizer, policy.config
         ),
-        place=place,
+        layout=layout,
         held_out_check=held_out_check,
         tokenizer=tokenizer,
         saves_average=config.saved_policy == "average",

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf.errors import UserError, require_positive
+from rlhf.parallel.processes import is_primary_process, wait_for_all
 from rlhf.stages import best_of_n, sft
-from rlhf.stages.folder import begin_writing, close_folder, open_folder
+from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_jsonl
 from rlhf.tracking.console import say
 
 
@@ -60,11 +61,13 @@ def run(config: Config) -> dict[str, Any]:
         _once(best_of_n, sampling(config, policy, place, number))
         best = merge_best(best if config.keep == "all" else {}, read_rows(place / "samples" / "chosen.jsonl"))
         data = place / "kept.jsonl"
-        data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in best.values()), encoding="utf-8")
+        write_jsonl(data, list(best.values()))
+        wait_for_all(f"{data} is written")
         _once(sft, training(config, policy, data, place, number))
         policy = str(place / "sft")
         rewards.append(sum(row["reward"] for row in best.values()) / len(best))
-    shutil.copytree(place / "sft" / "model", folder.model, dirs_exist_ok=True)
+    if is_primary_process():
+        shutil.copytree(place / "sft" / "model", folder.model, dirs_exist_ok=True)
     return close_folder(folder, {"rounds": config.rounds, "kept_reward": rewards, "prompts": len(best)})
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from rlhf.models.ensemble import MEAN, EnsembleConfig, EnsembleScorer, member_fo
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import tokenizer_folder
 from rlhf.models.source import ModelSource, load_reward_model
+from rlhf.parallel.host_arrays import BatchLayout
 from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.tracking.console import say
 
@@ -168,13 +168,12 @@ def shared_bases(source: ModelSource, mesh: jax.sharding.Mesh) -> Bases:
     return Bases(source.compute, source.base_storage, mesh)
 
 
-def batch_placer(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> Callable[[Any], Any]:
-    """Puts batches on the mesh, rows spread over its data axes; refuses a batch size, set by `key`, that does not divide."""
+def batch_layout(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> BatchLayout:
+    """The rows of batches spread over the data axes of the mesh; refuses a batch size, set by `key`, that does not divide."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:
         raise UserError(
             f"{key} is {batch_size}, which is no multiple of the {parts} devices that share a batch (mesh.data x mesh.fsdp)",
             fix=f"choose a multiple of {parts}, or set mesh.data to a divisor of {batch_size}.",
         )
-    sharding = batch_sharding(mesh)
-    return lambda batch: jax.device_put(batch, sharding)
+    return BatchLayout(batch_sharding(mesh))

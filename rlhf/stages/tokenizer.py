@@ -7,6 +7,7 @@ from rlhf.data.sources import DataConfig, load_documents
 from rlhf.data.tokenizers import train_tokenizer
 from rlhf.disk import explaining_full_disk
 from rlhf.errors import UserError
+from rlhf.parallel.processes import is_primary_process
 from rlhf.stages.folder import begin_writing, close_folder, open_folder
 from rlhf.tracking.console import say
 
@@ -37,8 +38,9 @@ def run(config: Config) -> dict[str, Any]:
             fix=f"set vocab_size to at least {len(tokenizer)}.",
         )
     begin_writing(folder)
-    with explaining_full_disk(folder.path):
-        tokenizer.save_pretrained(folder.path)
+    if is_primary_process():
+        with explaining_full_disk(folder.path):
+            tokenizer.save_pretrained(folder.path)
     characters = sum(map(len, texts))
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     say(f"{len(tokenizer)} tokens; {characters / tokens:.2f} characters a token on the training text")

@@ -10,7 +10,7 @@ from rlhf.models.adapters.description import describe_trained
 from rlhf.models.partition import trained
 from rlhf.parallel.mesh import make_mesh
 from rlhf.stages.folder import StageFolder, begin_writing, fingerprint
-from rlhf.stages.setup import batch_placer, place_model
+from rlhf.stages.setup import batch_layout, place_model
 from rlhf.tracking.console import say
 from rlhf.training.loop import FitResult, resolve_steps
 from rlhf.training.rows import Rows, fit_rows
@@ -31,7 +31,7 @@ def train(
         held_out_rows: rows to evaluate on, or None.
     """
     mesh = make_mesh(config.mesh)
-    place_batch = batch_placer(mesh, config.loop.batch_size, "loop.batch_size")
+    layout = batch_layout(mesh, config.loop.batch_size, "loop.batch_size")
     model = place_model(model, mesh)
     trainable = trained(model)
     say(describe_trained(model))
@@ -50,6 +50,6 @@ def train(
             fingerprint=fingerprint(config),
             tracking_config=config.tracking,
             description=folder.path.name,
-            place_batch=place_batch,
+            layout=layout,
             trainable=trainable,
         )

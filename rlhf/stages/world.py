@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf.disk import explaining_full_disk
+from rlhf.parallel.processes import is_primary_process
 from rlhf.stages.folder import begin_writing, close_folder, open_folder
-from rlhf.world.build import WorldConfig, build_world, write_world
+from rlhf.world.build import WorldConfig, build_world, world_files, write_world
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = open_folder(config)
     world = build_world(config.world)
     begin_writing(folder)
-    with explaining_full_disk(folder.path):
-        paths = write_world(world, folder.path)
-    return close_folder(folder, {"files": {name: str(path) for name, path in paths.items()}})
+    if is_primary_process():
+        with explaining_full_disk(folder.path):
+            write_world(world, folder.path)
+    return close_folder(folder, {"files": {name: str(path) for name, path in world_files(folder.path).items()}})

@@ -3,15 +3,11 @@
 Everything goes to standard error, so that standard output stays free for what a command is asked to print.
 """
 
-import jax
 from rich.console import Console
 
+from rlhf.parallel.processes import is_primary_process
+
 console = Console(stderr=True, highlight=False)
-
-
-def is_primary_process() -> bool:
-    """Whether this process speaks and writes for the run; true without `jax.distributed`, and then no device is started."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def say(message: str, *, style: str | None = None) -> None:

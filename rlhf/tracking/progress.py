@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from rlhf.parallel.processes import is_primary_process
 from rlhf.tracking.console import console as shared_console
-from rlhf.tracking.console import is_primary_process
 
 
 class Pace:

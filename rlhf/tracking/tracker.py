@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlhf.tracking.console import is_primary_process
+from rlhf.parallel.processes import is_primary_process
 from rlhf.tracking.jsonl import JsonlFile
 from rlhf.tracking.tensorboard_run import TensorboardRun
 from rlhf.tracking.wandb_run import WandbRun

@@ -15,14 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
 from rlhf.disk import is_disk_full
 from rlhf.errors import UserError
-from rlhf.tracking.console import is_primary_process, say
+from rlhf.parallel.processes import is_primary_process, wait_for_all
+from rlhf.tracking.console import say
 from rlhf.training.array_paths import arrays_by_path, describe_arrays, restore_targets, tree_from_arrays
 from rlhf.training.fingerprint import describe_differences, fingerprint_differences
 from rlhf.training.orbax_noise import silence_orbax
@@ -222,8 +221,7 @@ class Checkpointer:
                 aside = self.folder / f"{step}.unreadable"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(step)).rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("unreadable checkpoints are put aside")
+        wait_for_all("unreadable checkpoints are put aside")
         say(f"Continuing from checkpoint {restored_step} instead; the unreadable ones are put aside.", style="yellow")
         self._manager.reload()
         self._policy.best_step = self._find_best()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 from flax import nnx
+from jaxtyping import Array, Int
 
 from rlhf.errors import UserError, require_positive
 from rlhf.tracking.console import say
@@ -123,7 +124,7 @@ def fit(
     evaluation_batches: Callable[[], Iterable[Batch]] | None = None,
     after_evaluation: Callable[[nnx.Module, int, Tracker], None] | None = None,
     place_batch: PlaceBatch | None = None,
-    count_tokens: Callable[[Batch], int] | None = None,
+    count_tokens: Callable[[Batch], Int[Array, ""] | int] | None = None,
     trainable: Any = nnx.Param,
 ) -> FitResult:
     """Train a model, or continue training it from the latest checkpoint in `folder`.
@@ -146,7 +147,7 @@ def fit(
         after_evaluation: called with (model, step, tracker) after each evaluation, for example to sample completions into a
             table; it may not keep the model's arrays.
         place_batch: puts a batch on the devices, for example sharded over a mesh; None leaves that to jit.
-        count_tokens: tokens of a batch, for the speed; None counts the loss's weight.
+        count_tokens: tokens of a batch on the devices, for the speed; None counts the loss's weight.
         trainable: nnx filter of what is trained.
 
     Returns:
@@ -178,7 +179,8 @@ def fit(
         if start == 0:
             _log_untrained(evaluate(state, 0, tracker), progress, tracker)
         for step, batch in _numbered(batches_from, start, total_steps):
-            state, metrics = train_step(state, place(batch))
+            batch = place(batch)
+            state, metrics = train_step(state, batch)
             log.add(step, metrics, None if count_tokens is None else count_tokens(batch))
 
             is_last = step == total_steps

@@ -5,22 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Int
 
 from rlhf.data.batches import AnswerBatch, PairBatch, SequenceBatch
 from rlhf.data.loader import batches, fill_up, row_count
+from rlhf.parallel.host_arrays import WHOLE_BATCHES, BatchLayout
 from rlhf.tracking.tracker import FILES_ONLY, Tracker, TrackingConfig
-from rlhf.training.loop import FitResult, LoopConfig, PlaceBatch, fit, resolve_steps
+from rlhf.training.loop import FitResult, LoopConfig, fit, resolve_steps
 from rlhf.training.optimizer import OptimizerConfig
 from rlhf.training.step import LossFunction
 
 Rows = SequenceBatch | PairBatch | AnswerBatch
 
 
-def count_tokens(batch: Rows) -> int:
-    """Tokens of a batch, padding not counted."""
-    return int(np.sum(batch.segment_ids != 0))
+@jax.jit
+def count_tokens(batch: Rows) -> Int[Array, ""]:
+    """Tokens of a batch, over all processes, padding not counted."""
+    return jnp.sum(batch.segment_ids != 0)
 
 
 def fit_rows(
@@ -37,7 +40,7 @@ def fit_rows(
     tracking_config: TrackingConfig = FILES_ONLY,
     description: str = "training",
     after_evaluation: Callable[[nnx.Module, int, Tracker], None] | None = None,
-    place_batch: PlaceBatch | None = None,
+    layout: BatchLayout = WHOLE_BATCHES,
     trainable: Any = nnx.Param,
 ) -> FitResult:
     """`fit` on shuffled batches of `rows`, evaluated on all of `evaluation_rows`; see there for what is not described here.
@@ -55,7 +58,7 @@ def fit_rows(
         tracking_config: where metrics go besides the folder.
         description: shown on the progress bar.
         after_evaluation: called with (model, step, tracker) after each evaluation.
-        place_batch: puts this process's share of a batch on the devices.
+        layout: which rows of a batch this process reads, and where they are put.
         trainable: nnx filter of what is trained.
 
     Raises:
@@ -63,7 +66,7 @@ def fit_rows(
         UserError: too few rows for a batch, and what `fit` raises.
     """
     size = loop_config.batch_size
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    share = {"own_rows": layout.own_rows(size)}
 
     def evaluation_batches():
         return batches(fill_up(evaluation_rows, size), size, seed=seed, shuffle=False, epochs=1, **share)
@@ -81,7 +84,7 @@ def fit_rows(
         description=description,
         evaluation_batches=None if evaluation_rows is None else evaluation_batches,
         after_evaluation=after_evaluation,
-        place_batch=place_batch,
-        count_tokens=lambda batch: count_tokens(batch) * jax.process_count(),
+        place_batch=layout.place,
+        count_tokens=count_tokens,
         trainable=trainable,
     )

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rlhf.errors import OrderlyStop
 
-class Interrupted(Exception):
+
+class Interrupted(OrderlyStop):
     """The run stopped at a signal after saving; the same command continues it.
 
     Args:

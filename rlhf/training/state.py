@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Int
 
+from rlhf.parallel.host_arrays import put
 from rlhf.parallel.rules import laid_out
 
 
@@ -40,9 +41,7 @@ def replicate_scalars(tree: Any, like: Any) -> Any:
     if not shardings:
         return tree
     replicated = NamedSharding(shardings[0].mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, replicated), tree
-    )
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf.sharding, NamedSharding) else put(leaf, replicated), tree)
 
 
 def abstract_like(tree: Any) -> Any:

@@ -60,11 +60,11 @@ class StepLog:
         self._bar = bar
         self._progress = progress
         self._max_skipped_steps = max_skipped_steps
-        self._pending: list[tuple[int, Mapping[str, jax.Array], float | None]] = []
+        self._pending: list[tuple[int, Mapping[str, jax.Array], jax.Array | float | None]] = []
         self._session_tokens = 0.0
         self._clock = time.monotonic()
 
-    def add(self, step: int, metrics: Mapping[str, Any], tokens: float | None) -> None:
+    def add(self, step: int, metrics: Mapping[str, Any], tokens: jax.Array | float | None) -> None:
         """Take the metrics of a step without waiting for them; `tokens` None counts the loss's weight instead."""
         self._pending.append((step, metrics, tokens))
         self._bar.update(step)
@@ -75,13 +75,13 @@ class StepLog:
         Raises:
             UserError: too many updates in a row were skipped. The lines are written first.
         """
-        fetched = [(step, jax.device_get(metrics), tokens) for step, metrics, tokens in self._pending]
+        fetched = jax.device_get(self._pending)
         self._pending = []
         if not fetched:
             return
         group_tokens = 0.0
         for step, metrics, tokens in fetched:
-            group_tokens += float(metrics["weight"]) if tokens is None else tokens
+            group_tokens += float(metrics["weight"]) if tokens is None else float(tokens)
             self._progress.skipped_steps += bool(metrics["skipped"])
             self._progress.loss = float(metrics["loss"])
             is_last = step == fetched[-1][0]

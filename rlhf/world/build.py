@@ -5,7 +5,7 @@ The same configuration gives the same bytes; everything is drawn from generators
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from numpy.random import Generator
@@ -136,17 +136,21 @@ def _row(record: Document | Demonstration | Ranking | Comparison | Prompt) -> di
     return {**columns, **record.metadata}
 
 
+def world_files(folder: str | Path) -> dict[str, Path]:
+    """The file of each part of a world."""
+    return {part.name: Path(folder) / f"{part.name}.jsonl" for part in fields(World)}
+
+
 def write_world(world: World, folder: str | Path) -> dict[str, Path]:
-    """Write every part as `<part>.jsonl`, one record a line, and return the files by part.
+    """Write every part as `<part>.jsonl`, one record a line, and return the files by part; see `world_files`.
 
     Documents have a `text` column, demonstrations `messages`, rankings `prompt` and `completions` (the best first), comparisons
     `prompt`, `chosen` and `rejected` (lists of turns), prompts `prompt` and `is_safety`; every other column is metadata.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files = world_files(folder)
     for part, records in vars(world).items():
-        files[part] = folder / f"{part}.jsonl"
         lines = (json.dumps(_row(record), ensure_ascii=False) + "\n" for record in records)
         files[part].write_text("".join(lines), encoding="utf-8")
     return files

@@ -165,7 +165,7 @@ def test_one_base_scores_as_five_models_do(configure, adapters):
         )
         programs = job.iteration.programs
         if rollout is None:
-            batch = job.place(take_rows(job.prompts, np.arange(8)))
+            batch = job.layout.spread(take_rows(job.prompts, np.arange(8)))
             rollout = programs.rollout(learners, batch, jax.random.key(0))
         experience, scores, kl, _ = programs.score(learners, rollout, jnp.zeros(8), jnp.float32(0.1))
         experiences.append(jax.device_get((experience, scores, kl)))

@@ -20,6 +20,8 @@ run() {
     . ./environment
     set +a
     export PATH="$VENV/bin:$PATH"
+    # The machines of a slice act as one: JAX finds the others by the slice's metadata.
+    export RLHF_DISTRIBUTED="${RLHF_DISTRIBUTED:-1}"
     cd code
     trap 'kill -TERM "${!:-}" 2> /dev/null || true' TERM INT
     "$@" &

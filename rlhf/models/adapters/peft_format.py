@@ -23,6 +23,7 @@ from rlhf.models.config import ModelConfig
 from rlhf.models.families.family import Family
 from rlhf.models.families.layouts import Layout
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.host_arrays import fetch
 
 PREFIX = "base_model.model."
 DOWN, UP, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
@@ -259,7 +260,7 @@ def _fill(adapted: Transformer, module: Module, tensors: Tensors) -> None:
     if not all(isinstance(lora, LoRA) for lora in loras):
         return
     downs, ups = ([np.zeros(getattr(lora, part).shape, np.float32) for lora in loras] for part in ("down", "up"))
-    lengths = [None if lora.magnitude is None else np.array(lora.magnitude[...]) for lora in loras]
+    lengths = [None if lora.magnitude is None else np.array(fetch(lora.magnitude[...])) for lora in loras]
     for layer in range(adapted.config.layers):
         stem = f"{PREFIX}{module.name.format(layer=layer)}"
         if f"{stem}.{DOWN}" not in tensors:
