@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import optax
+from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -14,6 +15,7 @@ from rlhf.generation.rollout import Rollout, join
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.rules import gather_over
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.roles import Roles
@@ -81,8 +83,12 @@ class Programs:
         def rollout_program(
             learners: Learners, arrays: list[Array], prompts: PromptBatch, key: PRNGKeyArray
         ) -> Rollout:
+            policy = policy_of(learners, arrays)
+            if config.rollout_weights == "gathered":
+                definition, weights = nnx.split(policy)
+                policy = nnx.merge(definition, gather_over("fsdp", weights))
             responses = generate(
-                policy_of(learners, arrays),
+                policy,
                 prompts.tokens,
                 prompts.mask,
                 key,

@@ -20,7 +20,7 @@ from rlhf.errors import UserError
 from rlhf.tracking.console import say
 from rlhf.training.fingerprint import describe_differences, fingerprint_differences
 
-NOT_IN_FINGERPRINT = ("output", "tracking")
+NOT_IN_FINGERPRINT = ("output", "tracking", "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued: all of the config but where it writes and who watches."""
+    """What must be equal for a checkpoint to be continued: all but where it writes, who watches, and the mesh."""
     return _without_bookkeeping(dataclasses.asdict(config))
 
 

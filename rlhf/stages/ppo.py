@@ -44,6 +44,8 @@ from rlhf.stages.pretraining_mix import pretraining_batches, pretraining_rows
 from rlhf.stages.setup import (
     batch_placer,
     check_context,
+    check_rows_divide,
+    check_time_divides,
     load_reward_models,
     model_tokenizer,
     place_model,
@@ -279,7 +281,11 @@ def prepare(config: Config) -> Job:
     learners = begin_learning(policy, value, optimizers, keep_average=config.ppo.average_decay is not None)
 
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
-    limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
+    limits = {
+        "max_length": config.max_prompt_length,
+        "too_long": config.too_long,
+        "sequence_parts": mesh.shape["sequence"],
+    }
     train, prompts = prompt_batch(train, tokenizer, **limits)
     contexts = {"policy": policy.config} | ({} if value is None else {"value model": value.transformer.config})
     contexts |= {f"{name} model": model.transformer.config for name, model in reward_models.items()}
@@ -296,6 +302,10 @@ def prepare(config: Config) -> Job:
             fix="set both to a reward model's folder.",
         )
     place = batch_placer(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
+    check_rows_divide("ppo.minibatch_size", config.ppo.minibatch_size, mesh, micro_batches=config.ppo.micro_batches)
+    check_time_divides("ppo.response_length", config.ppo.response_length, mesh)
+    if config.ppo.pretraining_coefficient:
+        check_time_divides("pretraining_row_length", config.pretraining_row_length, mesh)
     programs = Programs(
         policy,
         value,

@@ -1,7 +1,7 @@
 """What attention over whole rows is asked for, and how a kernel's arguments lie on the devices.
 
 XLA cannot divide a kernel over devices by itself. So each device calls it on its rows, heads and queries, and on all keys and
-values: those of the other parts of a divided time axis are gathered first, as for the plain formula (`rlhf.models.softmax_attention`).
+values: those of the other parts of a divided time axis are gathered first, as for the plain formula.
 """
 
 from collections.abc import Callable
