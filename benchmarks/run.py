@@ -25,7 +25,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("work", choices=tuple(WORKS))
     parser.add_argument("--shape", choices=tuple(SHAPES), default="m1")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations")
-    parser.add_argument("--remat", choices=("none", "dots", "full"), default="none", help="what the backward pass recomputes")
+    parser.add_argument(
+        "--remat", choices=("none", "dots", "full"), default="none", help="what the backward pass recomputes"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="timed runs after the first, which compiles")
     parser.add_argument("--scale", type=int, default=1, help="multiplies the number of sequences")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")

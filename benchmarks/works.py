@@ -181,9 +181,7 @@ def ppo(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
         rollout = clock.lap("rollout", programs.rollout(learners[0], prompts, step_key(0, "rollout", 0)))
         zeros = np.zeros(batch, np.float32)
         experience, *_ = clock.lap("score", programs.score(learners[0], rollout, zeros, jnp.float32(0.05)))
-        learners[0], metrics = clock.lap(
-            "update", programs.update(learners[0], experience, step_key(0, "shuffle", 0))
-        )
+        learners[0], metrics = clock.lap("update", programs.update(learners[0], experience, step_key(0, "shuffle", 0)))
         return metrics
 
     whole = length + new_tokens

@@ -1,6 +1,6 @@
 """Writes story openings as prompts: the first sentence of each paragraph that begins like a story.
 
-    python experiments/tinystories_rule/prompts.py TINY_STORIES.txt runs/tinystories_prompts.jsonl
+python experiments/tinystories_rule/prompts.py TINY_STORIES.txt runs/tinystories_prompts.jsonl
 """
 
 import argparse

@@ -27,6 +27,7 @@ def token_log_probs(
     chunk_size: int | None = None,
     soft_cap: float | None = None,
     token_count: int | None = None,
+    flatten: bool = True,
 ) -> Float32[Array, "batch time"]:
     """Log-probability of each target under softmax(hidden · kernel / temperature).
 
@@ -41,11 +42,14 @@ def token_log_probs(
         soft_cap: logits are bent to stay within ± this before all else (2408.00118); None for no cap.
         token_count: columns of the kernel that stand for a token, from the first on; the others get probability 0. None
             for all.
+        flatten: take the product of matrices, [batch · time, width] the first, which is quicker on a CPU; False where the time
+            axis is spread over devices, which two axes in one cannot be.
 
     Returns:
         Log-probabilities in nats.
     """
-    logits_of = partial(_logits, kernel=kernel, temperature=temperature, soft_cap=soft_cap, token_count=token_count)
+    rules = {"temperature": temperature, "soft_cap": soft_cap, "token_count": token_count, "flatten": flatten}
+    logits_of = partial(_logits, kernel=kernel, **rules)
     (log_probs,) = _map_positions(_log_prob, logits_of, hidden, targets, chunk_size)
     return log_probs
 
@@ -60,6 +64,7 @@ def token_log_probs_and_entropy(
     soft_cap: float | None = None,
     token_count: int | None = None,
     support: Int[Array, "batch time kept"] | None = None,
+    flatten: bool = True,
 ) -> tuple[Float32[Array, "batch time"], Float32[Array, "batch time"]]:
     """As `token_log_probs`, with the entropy of the whole distribution at each position.
 
@@ -74,11 +79,13 @@ def token_log_probs_and_entropy(
         soft_cap: bound of the logits; None for none.
         token_count: columns of the kernel that stand for a token; None for all.
         support: token ids, the target's among them, that have a probability; −1 stands for none. None for all tokens.
+        flatten: see `token_log_probs`.
 
     Returns:
         Log-probabilities and entropies, both in nats.
     """
-    logits_of = partial(_logits, kernel=kernel, temperature=temperature, soft_cap=soft_cap, token_count=token_count)
+    rules = {"temperature": temperature, "soft_cap": soft_cap, "token_count": token_count, "flatten": flatten}
+    logits_of = partial(_logits, kernel=kernel, **rules)
     if support is not None:
         choices = jnp.concatenate([targets[..., None], support], axis=-1)
         return _map_positions(_log_prob_and_entropy_among, logits_of, hidden, choices, chunk_size)
@@ -151,10 +158,11 @@ def _logits(
     temperature: float,
     soft_cap: float | None,
     token_count: int | None,
+    flatten: bool,
 ) -> Float32[Array, "*positions vocab"]:
     # Flattened to matrices, because XLA on a CPU is several times slower at the gradient of a batched product.
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    logits = jnp.matmul(flat, kernel.astype(flat.dtype), preferred_element_type=jnp.float32)
+    rows = hidden.reshape(-1, hidden.shape[-1]) if flatten else hidden
+    logits = jnp.matmul(rows, kernel.astype(rows.dtype), preferred_element_type=jnp.float32)
     logits = finish_logits(logits, soft_cap=soft_cap, token_count=token_count) / temperature
     return logits.reshape(*hidden.shape[:-1], -1)
 

@@ -9,12 +9,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rlhf.models.cache import LayerCache
-from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.config import AttentionImplementation, ComputeConfig, ModelConfig
+from rlhf.models.kernels.call import AttentionCall
+from rlhf.models.kernels.choice import attend_by_kernel, choose_kernel
 from rlhf.models.norm import Norm
 from rlhf.models.placement import Placement
 from rlhf.models.positions import alibi_slopes, rotate
 from rlhf.models.projection import Projection
 from rlhf.models.softmax_attention import attend
+from rlhf.parallel.rules import constrain
 
 
 class Attention(nnx.Module):
@@ -28,6 +31,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(compute.dtype)
+        self.implementation = compute.attention
         shared = {"dtype": compute.parameter_dtype, "rngs": rngs}
         inner = shared | {"std": config.initializer_std, "bias": config.attention_bias}
         stream = {"embed": config.width}
@@ -64,10 +68,13 @@ class Attention(nnx.Module):
             The result, and the cache with the new tokens.
         """
         keys, values = self.keys_and_values(hidden, placement)
-        if cache is not None:
+        if cache is None:
+            keys, values = (constrain(part, ("batch", "kv_heads", "time", None)) for part in (keys, values))
+        else:
             cache = cache.write(keys, values, slot)
             keys, values = cache.keys, cache.values
-        return self.mix(self.queries(hidden, placement), keys, values, placement), cache
+        implementation = self.implementation if cache is None else "plain"
+        return self.mix(self.queries(hidden, placement), keys, values, placement, implementation), cache
 
     def queries(
         self, hidden: Float[Array, "batch time width"], placement: Placement
@@ -98,18 +105,26 @@ class Attention(nnx.Module):
         keys: Float[Array, "batch kv_heads slots head_dim"],
         values: Float[Array, "batch kv_heads slots head_dim"],
         placement: Placement,
+        implementation: AttentionImplementation,
     ) -> Float[Array, "batch time width"]:
         """Attends, to the prefix too where there is one, and projects back to the residual stream."""
-        mask, offsets = placement.mask, placement.offsets
+        mask, offsets, segment_ids = placement.mask, placement.offsets, placement.segment_ids
         if self.prefix is not None:
             prefix_keys, prefix_values = self.prefix()
             keys, values = _prepend(prefix_keys, keys), _prepend(prefix_values, values)
             before = ((0, 0), (0, 0), (prefix_keys.shape[1], 0))
             mask = jnp.pad(mask, before, constant_values=True)
             offsets = None if offsets is None else jnp.pad(offsets, before)
-        bias = None if offsets is None else self._position_bias(offsets)
-        cap = self.config.attention.soft_cap
-        mixed = attend(queries, keys, values, mask, scale=self.config.attention_scale, soft_cap=cap, bias=bias)
+            segment_ids = None
+        options = {"scale": self.config.attention_scale, "soft_cap": self.config.attention.soft_cap}
+        window = self.config.attention.window if self.config.layer_kinds[0].windowed else None
+        call = AttentionCall(queries, keys, values, mask, segment_ids, window, **options)
+        kernel = choose_kernel(implementation, call, has_bias=offsets is not None)
+        if kernel is None:
+            bias = None if offsets is None else self._position_bias(offsets)
+            mixed = attend(queries, keys, values, mask, bias=bias, **options)
+        else:
+            mixed = attend_by_kernel(kernel, call)
         batch, time, _, _, head_dim = mixed.shape
         return self.output(mixed.reshape(batch, time, self.config.heads, head_dim), self.dtype)
 

@@ -8,6 +8,7 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.parallel.rules import constrain
 
 
 @register_dataclass
@@ -30,11 +31,12 @@ class LayerCache:
         slot: Int[Array, ""],
     ) -> "LayerCache":
         """The cache with the keys and values of new tokens from `slot` on."""
-        start = (0, 0, slot, 0)
-        return LayerCache(
-            lax.dynamic_update_slice(self.keys, keys.astype(self.keys.dtype), start),
-            lax.dynamic_update_slice(self.values, values.astype(self.values.dtype), start),
-        )
+
+        def put(old, new):
+            written = lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, slot, 0))
+            return constrain(written, ("batch", "kv_heads", None, None))
+
+        return LayerCache(put(self.keys, keys), put(self.values, values))
 
 
 @register_dataclass

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from rlhf.errors import UserError, require_positive
 
+AttentionImplementation = Literal["auto", "plain", "cudnn", "splash"]
+
 
 @dataclass(frozen=True)
 class AttentionConfig:
@@ -260,11 +262,15 @@ class ComputeConfig:
         dtype: activations and matrix products; reductions, softmax and losses stay float32.
         parameter_dtype: storage of the parameters.
         remat: what the backward pass recomputes: nothing, all but matrix products, or whole blocks.
+        attention: of whole rows: cuDNN's kernel on GPUs, splash attention on TPUs, or the plain formula; "auto" takes the
+            machine's kernel for what it can do and the plain formula for all else. Named, a kernel refuses what it cannot do.
+            Reading through a cache, as sampling does, is always plain.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "full"] = "none"
+    attention: AttentionImplementation = "auto"
 
 
 def _tuple_in_place_of_list(config: object, name: str) -> None:

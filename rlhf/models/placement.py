@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from rlhf.models.config import LayerKind, ModelConfig
 from rlhf.models.positions import Rotation, rope_frequencies, rotation
+from rlhf.parallel.rules import constrain
 
 
 @register_dataclass
@@ -21,11 +22,14 @@ class Placement:
         mask: True where a query may look.
         rotation: of the queries' tokens; None without rotary positions.
         offsets: position of the key less that of the query, at most 0 where the query may look; None without ALiBi.
+        segment_ids: of queries and keys alike, where the mask is no more than this: the same segment, not later, and in the window
+            of the model's layers if they have one; else None.
     """
 
     mask: Bool[Array, "batch time slots"]
     rotation: Rotation | None
     offsets: Int[Array, "batch time slots"] | None
+    segment_ids: Int[Array, "batch time"] | None = None
 
 
 @register_dataclass
@@ -54,6 +58,7 @@ def place(
     query_positions: Int[Array, "batch time"],
     key_positions: Int[Array, "batch slots"],
     visible: Bool[Array, "batch time slots"],
+    segment_ids: Int[Array, "batch time"] | None = None,
 ) -> LayerPlacements:
     """Works out the placements of all layers.
 
@@ -62,15 +67,22 @@ def place(
         query_positions: places of the new tokens in their sequences.
         key_positions: places of the tokens that they may look at; of no account where `visible` is False.
         visible: True where a query may look as far as sequence, order and padding go.
+        segment_ids: of whole rows whose `visible` says: the same segment, and not later; None where it says more, or less.
     """
+    visible = constrain(visible, ("batch", "time", None))
     kinds = tuple(dict.fromkeys(config.layer_kinds))
     needs_offsets = config.position == "alibi" or any(kind.windowed for kind in kinds)
-    offsets = key_positions[:, None, :] - query_positions[:, :, None] if needs_offsets else None
+    offsets = None
+    if needs_offsets:
+        offsets = constrain(key_positions[:, None, :] - query_positions[:, :, None], ("batch", "time", None))
 
     def placement(kind: LayerKind) -> Placement:
         mask = visible & (offsets > -config.attention.window) if kind.windowed else visible
         return Placement(
-            mask, _rotation(config, query_positions, kind), offsets if config.position == "alibi" else None
+            mask,
+            _rotation(config, query_positions, kind),
+            offsets if config.position == "alibi" else None,
+            segment_ids if len({kind.windowed for kind in kinds}) == 1 else None,
         )
 
     placements = [placement(kind) for kind in kinds]

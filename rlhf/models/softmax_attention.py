@@ -4,6 +4,11 @@ Scores have the shape [batch, kv_heads, group, time, slots] from the first produ
 other array of a product is turned instead, and those are smaller by a factor of slots / head_dim. The backward pass keeps
 no weights; it computes them again from the maximum and the sum of each row (2205.14135, section 3.1), which for training
 on a CPU is not a trade but a gain: writing the weights and reading them back takes longer (see `benchmarks/README.md`).
+
+Where the mesh divides the time axis, each device has the queries of its part and gathers the keys and values of all parts, layer by
+layer, forward and backward (2407.21783, section 3.3.2). No device then holds more than [time / parts, slots] of scores or mask.
+A ring would send as much and hold the keys of one part at a time, but make each softmax a sum of parts, and know only such masks as
+it can compute; gathered, the arithmetic is that of one device, for any mask and bias, and keys that heads share are small.
 """
 
 from functools import partial
@@ -11,6 +16,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
+
+from rlhf.parallel.rules import constrain
 
 LOWEST = -1e30  # not -inf, which would make a row without any True a row of NaN
 
@@ -59,7 +66,13 @@ def _scores(queries, keys, mask, bias, scale, soft_cap):
     return jnp.where(mask[:, None, None], scores, LOWEST), capped
 
 
+def _gathered(keys_or_values):
+    return constrain(keys_or_values, ("batch", "kv_heads", None, None))
+
+
 def _forward(queries, keys, values, mask, bias, scale, soft_cap):
+    saved = (queries, keys, values, mask, bias)  # as they came: in parts, where the time axis is divided
+    keys, values = _gathered(keys), _gathered(values)
     scores, _ = _scores(queries, keys, mask, bias, scale, soft_cap)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
@@ -67,11 +80,12 @@ def _forward(queries, keys, values, mask, bias, scale, soft_cap):
     # Divided after the product: head_dim numbers a query instead of slots.
     mixed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     mixed = (mixed / total).astype(values.dtype)
-    return mixed, (queries, keys, values, mask, bias, largest, total, mixed)
+    return mixed, (*saved, largest, total, mixed)
 
 
 def _backward(scale, soft_cap, saved, gradient):
     queries, keys, values, mask, bias, largest, total, mixed = saved
+    keys, values = _gathered(keys), _gathered(values)
     dtype, product = values.dtype, partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores, capped = _scores(queries, keys, mask, bias, scale, soft_cap)
     weights = jnp.exp(scores - largest) * (1 / total)

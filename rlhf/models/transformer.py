@@ -23,7 +23,7 @@ from rlhf.models.norm import Norm
 from rlhf.models.placement import LayerPlacements, place
 from rlhf.models.positions import positions_from_segments
 from rlhf.models.projection import Projection
-from rlhf.parallel.rules import constrain
+from rlhf.parallel.rules import constrain, parts_of
 
 
 class Transformer(nnx.Module):
@@ -89,8 +89,9 @@ class Transformer(nnx.Module):
         Returns:
             Hidden states after the final norm; at padding they are finite and meaningless.
         """
+        plain = positions is None and branch_ids is None and self.soft_prompt is None
         positions = positions_from_segments(segment_ids) if positions is None else positions
-        positions = positions + self.virtual_tokens
+        positions = constrain(positions + self.virtual_tokens, ("batch", "time"))
         same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
         causal = jnp.tri(tokens.shape[1], dtype=bool)
         mask = same_segment & causal & (segment_ids > 0)[:, None, :]
@@ -99,7 +100,8 @@ class Transformer(nnx.Module):
         hidden = self._embed(tokens, positions)
         if self.soft_prompt is not None:
             hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)
-        hidden = self._apply_blocks(hidden, place(self.config, positions, positions, mask))
+        placements = place(self.config, positions, positions, mask, segment_ids if plain else None)
+        hidden = self._apply_blocks(hidden, placements)
         return self._finish(hidden[:, self.virtual_tokens :])
 
     @property
@@ -205,7 +207,12 @@ class Transformer(nnx.Module):
             chunk_size: positions whose logits exist at a time; None for all.
         """
         return language_model.token_log_probs(
-            hidden, self.output_kernel(), targets, temperature=temperature, chunk_size=chunk_size, **self._logit_rules
+            hidden,
+            self.output_kernel(),
+            targets,
+            temperature=temperature,
+            chunk_size=chunk_size,
+            **self._log_prob_rules,
         )
 
     def token_log_probs_and_entropy(
@@ -225,12 +232,16 @@ class Transformer(nnx.Module):
             temperature=temperature,
             chunk_size=chunk_size,
             support=support,
-            **self._logit_rules,
+            **self._log_prob_rules,
         )
 
     @property
     def _logit_rules(self) -> dict:
         return {"soft_cap": self.config.logit_soft_cap, "token_count": self.config.token_count}
+
+    @property
+    def _log_prob_rules(self) -> dict:
+        return {"flatten": parts_of("time") == 1, **self._logit_rules}
 
     def output_kernel(self) -> Float[Array, "size vocab"]:
         """The output matrix in the compute dtype: its own, or the embedding transposed."""

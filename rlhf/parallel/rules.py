@@ -87,19 +87,48 @@ def constrain(array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     Left to itself, XLA spreads the sharding of the parameters to the activations, and splits the residual stream where the
     batch should have been. An axis that the mesh does not divide is kept whole.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return array
-    spec = [
-        mesh_axes if size % _parts(mesh_axes, mesh) == 0 else None
-        for size, mesh_axes in zip(array.shape, partition_spec(axes), strict=True)
-    ]
-    return jax.lax.with_sharding_constraint(array, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(array, fitting_spec(array.shape, axes))
+
+
+def parts_of(axis: str) -> int:
+    """Into how many parts the mesh that `jax.set_mesh` has set divides a logical axis; 1 without a mesh."""
+    return _parts(RULES[axis], jax.sharding.get_abstract_mesh())
+
+
+def gather_over(mesh_axis: str, state: Any) -> Any:
+    """Tells XLA to put a pytree of variables together over one axis of the mesh that is set; the other axes stay as they are.
+
+    Args:
+        mesh_axis: "fsdp", for example.
+        state: as for `state_shardings`, inside a compiled program.
+    """
+
+    def gathered(variable):
+        axes = variable.get_metadata("axes", None)
+        if axes is None or len(axes) != variable.ndim:
+            return variable
+        kept = tuple(None if axis is None or RULES[axis] == mesh_axis else axis for axis in axes)
+        return variable.replace(constrain(variable.get_value(), kept))
+
+    return jax.tree.map(gathered, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+def fitting_spec(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> PartitionSpec:
+    """The mesh axes for the logical ones of an array, where the mesh that has been set divides them; elsewhere it stays whole."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return PartitionSpec(
+        *(
+            mesh_axes if size % _parts(mesh_axes, mesh) == 0 else None
+            for size, mesh_axes in zip(shape, partition_spec(axes), strict=True)
+        )
+    )
 
 
 def _parts(mesh_axes: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
     names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-    return prod(mesh.shape[name] for name in names)
+    return prod(mesh.shape.get(name, 1) for name in names)  # a mesh that is not set has no axes
 
 
 def _variable_spec(variable: nnx.Variable, mesh: Mesh, path: str) -> PartitionSpec:

@@ -98,6 +98,8 @@ class PPOConfig:
             advantages of both are combined (2310.12773, section 3.3); false leaves one value model, of the combined return.
         rule_weight: weight of the programmatic rewards' sum, added to the combined score.
         logits_chunk: positions whose logits are held at once; null for all.
+        rollout_weights: while responses are sampled, the policy's weights stay in the parts that mesh.fsdp makes of them, to be
+            gathered where they are used, or are gathered once at the start of a rollout, where there is memory for them.
     """
 
     rollout_batch_size: int = 64
@@ -134,6 +136,7 @@ class PPOConfig:
     cost_critic: bool = True
     rule_weight: float = 1.0
     logits_chunk: int | None = None
+    rollout_weights: Literal["sharded", "gathered"] = "sharded"
 
     def __post_init__(self):
         sizes = (

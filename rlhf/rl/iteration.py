@@ -47,10 +47,11 @@ class PPOState:
 
 
 def begin(learners: Learners, config: PPOConfig) -> PPOState:
-    """The state before the first iteration."""
+    """The state before the first iteration, all of it on the mesh that the learners are on."""
     constrained = config.combine.kind == "lagrangian"
     multiplier = jnp.float32(config.combine.lagrangian.initial) if constrained else None
-    return PPOState(learners, *replicate_scalars((jnp.float32(config.kl.coefficient), multiplier), learners))
+    coefficients = replicate_scalars((jnp.float32(config.kl.coefficient), multiplier), learners)
+    return PPOState(learners, *coefficients)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ class Iteration:
         if multiplier is not None:
             cost = -float(metrics["objective/safety"])
             multiplier = next_multiplier(multiplier, cost, self.config.combine.lagrangian, number)
-        return PPOState(learners, jnp.asarray(coefficient, jnp.float32), multiplier)
+        # On the same devices as before: else the next iteration would compile its programs anew.
+        coefficient = jax.device_put(jnp.asarray(coefficient, jnp.float32), state.kl_coefficient.sharding)
+        return PPOState(learners, coefficient, multiplier)
 
     def _check_finite(self, update_metrics: Mapping[str, np.ndarray], number: int) -> None:
         skipped = int(np.max(update_metrics["val/skipped"]))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import jax
+from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -12,6 +13,7 @@ from rlhf.generation.generator import generate
 from rlhf.generation.rollout import Rollout, join
 from rlhf.models.heads import SequenceScorer
 from rlhf.models.transformer import Transformer
+from rlhf.parallel.rules import gather_over
 from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.roles import Roles
@@ -84,8 +86,12 @@ class Programs:
         def rollout_program(
             learners: Learners, arrays: list[Array], prompts: PromptBatch, key: PRNGKeyArray
         ) -> Rollout:
+            policy = model_of("policy", learners, arrays)
+            if config.rollout_weights == "gathered":
+                definition, weights = nnx.split(policy)
+                policy = nnx.merge(definition, gather_over("fsdp", weights))
             responses = generate(
-                model_of("policy", learners, arrays),
+                policy,
                 prompts.tokens,
                 prompts.mask,
                 key,

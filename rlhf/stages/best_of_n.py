@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -31,6 +32,7 @@ from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_j
 from rlhf.stages.setup import (
     batch_layout,
     check_context,
+    check_time_divides,
     load_reward_models,
     model_tokenizer,
     place_model,
@@ -116,7 +118,9 @@ def run(config: Config) -> dict[str, Any]:
         tokenizer,
         max_length=config.max_prompt_length,
         too_long=config.too_long,
+        sequence_parts=mesh.shape["sequence"],
     )
+    check_time_divides("response_length", config.response_length, mesh)
     contexts = {"policy": policy.config} | {
         f"{name} model": model.transformer.config for name, model in reward_models.items()
     }
@@ -134,7 +138,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     begin_writing(folder)
     repeats = max(config.n)
-    with ProgressBar("best-of-n", len(prompts) * repeats) as progress:
+    with jax.set_mesh(mesh), ProgressBar("best-of-n", len(prompts) * repeats) as progress:
         responses = sampler(
             (nnx.state(policy),), batch, step_key(config.seed, "best-of-n"), repeats=repeats, on_batch=progress.update
         )

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import lcm
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import ppo, pretrain, reward, sft
 from rlhf.stages.language_model import next_token_loss
 from rlhf.stages.outlines import Outlines
-from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, batch_layout
+from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, check_rows_divide, check_time_divides
 from rlhf.tracking.console import say
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.state import outline_train_state
@@ -137,7 +138,7 @@ def run(options: Options, config: Any) -> list[Estimate]:
 def supervised_programs(config: Any, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
     """The train step of pretraining, SFT or a reward model."""
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
-    batch_layout(mesh, config.loop.batch_size, "loop.batch_size")  # refuses what does not divide
+    check_rows_divide("loop.batch_size", config.loop.batch_size, mesh, micro_batches=config.loop.micro_batches)
     is_reward = isinstance(config, reward.Config)
     if is_reward:
         keeps = config.objective.language_weight > 0
@@ -147,6 +148,7 @@ def supervised_programs(config: Any, mesh: Mesh, topology: Topology) -> Iterator
     optimizer = make_optimizer(config.optimizer, config.loop.steps or 1)
     definition, state = outline_train_state(model, optimizer, trained(model), mesh)
     loss, batch = _loss_and_batch(config, mesh)
+    check_time_divides("the length of a row", batch.tokens.shape[1], mesh)
     step = TrainStep(definition, loss, optimizer, config.loop.micro_batches)
     yield estimate("train step", step.lower(state, batch), topology.chip)[0]
 
@@ -181,7 +183,9 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     """Rollout, score and update; each is compiled for what the one before it returns."""
     outlines = Outlines(mesh, config.model.compute, config.model.base_storage)
     rows = config.ppo.rollout_batch_size
-    batch_layout(mesh, rows, "ppo.rollout_batch_size")
+    check_rows_divide("ppo.rollout_batch_size", rows, mesh)
+    check_rows_divide("ppo.minibatch_size", config.ppo.minibatch_size, mesh, micro_batches=config.ppo.micro_batches)
+    check_time_divides("ppo.response_length", config.ppo.response_length, mesh)
     policy = outlines.policy(config.model)
     value, cost_value = (
         outlines.scorer_to_train(config.model) if needed else None
@@ -203,7 +207,7 @@ def ppo_programs(config: ppo.Config, mesh: Mesh, topology: Topology) -> Iterator
     learners = outline_learning(policy, value, optimizers, mesh, cost_value=cost_value, keep_average=keep_average)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    prompt = (rows, round_up(config.max_prompt_length, PROMPT_LENGTH_MULTIPLE))
+    prompt = (rows, round_up(config.max_prompt_length, lcm(PROMPT_LENGTH_MULTIPLE, mesh.shape["sequence"])))
     shapes = {"tokens": (prompt, jnp.int32), "mask": (prompt, jnp.bool_), "is_safety": ((rows,), jnp.bool_)}
     prompts = PromptBatch(**_on_mesh({**shapes, "index": ((rows,), jnp.int32)}, mesh))
     models = (learners, programs.roles.arrays)

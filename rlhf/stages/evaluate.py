@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -30,6 +31,7 @@ from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_j
 from rlhf.stages.setup import (
     batch_layout,
     check_context,
+    check_time_divides,
     load_reward_models,
     place_model,
     prompt_batch,
@@ -113,7 +115,9 @@ def run(config: Config) -> dict[str, Any]:
         tokenizer,
         max_length=config.max_prompt_length,
         too_long=config.too_long,
+        sequence_parts=mesh.shape["sequence"],
     )
+    check_time_divides("response_length", config.response_length, mesh)
     compared = {f"policies.{name}": path for name, path in config.policies.items()}
     if config.reference is not None:
         compared["reference"] = config.reference
@@ -147,7 +151,7 @@ def run(config: Config) -> dict[str, Any]:
             layout=layout,
             refill=mesh.size == 1,
         )
-        with ProgressBar(f"evaluate {name}", total) as progress:
+        with jax.set_mesh(mesh), ProgressBar(f"evaluate {name}", total) as progress:
             responses = sampler(
                 (nnx.state(policy),),
                 batch,
@@ -160,7 +164,9 @@ def run(config: Config) -> dict[str, Any]:
             columns["kl"] = responses.log_ratio
         policies[name] = policy_entry(prompts, columns, config)
         samples += sample_rows(name, prompts, responses, columns, config.samples_per_prompt)
-    result = {"policies": policies, "reward_models": evaluate_reward_models(reward_models, tokenizer, held_out, config)}
+    with jax.set_mesh(mesh):
+        measured = evaluate_reward_models(reward_models, tokenizer, held_out, config)
+    result = {"policies": policies, "reward_models": measured}
     write_json(folder.path / "evaluation.json", result)
     with Tracker(config.tracking, folder.path, {}) as tracker:
         tracker.log(0, flat_values(policies))

@@ -21,7 +21,7 @@ from rlhf.parallel.processes import is_primary_process, wait_for_all
 from rlhf.tracking.console import say
 from rlhf.training.fingerprint import describe_differences, fingerprint_differences
 
-NOT_IN_FINGERPRINT = ("output", "tracking")
+NOT_IN_FINGERPRINT = ("output", "tracking", "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued: all of the config but where it writes and who watches."""
+    """What must be equal for a checkpoint to be continued: all but where it writes, who watches, and the mesh."""
     return _without_bookkeeping(dataclasses.asdict(config))
 
 

@@ -44,6 +44,8 @@ from rlhf.stages.pretraining_mix import pretraining_batches, pretraining_rows
 from rlhf.stages.setup import (
     batch_layout,
     check_context,
+    check_rows_divide,
+    check_time_divides,
     load_reward_models,
     model_tokenizer,
     place_model,
@@ -294,7 +296,11 @@ def prepare(config: Config) -> Job:
     learners = begin_learning(policy, value, optimizers, cost_value=cost_value, keep_average=keep_average)
 
     train, held_out = training_and_held_out(load_prompts, config.data, config.evaluation_data, config.seed)
-    limits = {"max_length": config.max_prompt_length, "too_long": config.too_long}
+    limits = {
+        "max_length": config.max_prompt_length,
+        "too_long": config.too_long,
+        "sequence_parts": mesh.shape["sequence"],
+    }
     train, prompts = prompt_batch(train, tokenizer, **limits)
     contexts = {"policy": policy.config} | ({} if value is None else {"value model": value.transformer.config})
     contexts |= {f"{name} model": model.transformer.config for name, model in reward_models.items()}
@@ -306,6 +312,10 @@ def prepare(config: Config) -> Job:
             fix="lower ppo.rollout_batch_size or use more prompts.",
         )
     layout = batch_layout(mesh, config.ppo.rollout_batch_size, "ppo.rollout_batch_size")
+    check_rows_divide("ppo.minibatch_size", config.ppo.minibatch_size, mesh, micro_batches=config.ppo.micro_batches)
+    check_time_divides("ppo.response_length", config.ppo.response_length, mesh)
+    if config.ppo.pretraining_coefficient:
+        check_time_divides("pretraining_row_length", config.pretraining_row_length, mesh)
     programs = Programs(
         policy,
         value,

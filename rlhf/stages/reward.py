@@ -6,7 +6,10 @@ training the scores are shifted: demonstrations score 0 on average (`rlhf.stages
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import Any, Literal
+
+import jax
 
 from rlhf.data.batches import PairBatch
 from rlhf.data.held_out import split_held_out
@@ -19,7 +22,7 @@ from rlhf.data.sources import DataConfig, load_comparisons
 from rlhf.errors import UserError
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.models.source import ModelSource, load_scorer_to_train, save_model
-from rlhf.parallel.mesh import MeshConfig
+from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
 from rlhf.stages.folder import close_folder, open_folder, write_json
 from rlhf.stages.reward_scale import calibrated, normalised, refuse_impossible_scale, without_ties
@@ -138,6 +141,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
     scorer = load_scorer_to_train(config.model, config.seed, keep_output_matrix=config.objective.language_weight > 0)
     tokenizer = model_tokenizer(config.model.init_from, config.template, scorer.transformer.config)
     check_row_length("max_length", config.max_length, scorer.transformer.config)
+    mesh = make_mesh(config.mesh)
 
     def pairs(records: Sequence[Comparison]) -> tuple[list[Comparison], PairBatch]:
         if not config.use_margins:
@@ -153,7 +157,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
                 f"row_length is {config.row_length}, but the answers to a prompt take {longest} tokens together",
                 fix=f"set row_length to {longest} or more, or to null.",
             )
-        row_length = config.row_length or round_up(longest, ROW_LENGTH_MULTIPLE)
+        row_length = config.row_length or round_up(longest, lcm(ROW_LENGTH_MULTIPLE, mesh.shape["sequence"]))
         say(f"{len(encoded):,} comparisons from {len(rankings):,} records, in rows of {row_length} tokens")
         return [records[pair.index] for pair in encoded], pack_rankings(
             rankings, row_length, pad_token=tokenizer.pad_token_id, labelled=config.labels.says_more
@@ -167,14 +171,16 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
         config.centering, config.objective, logits_chunk=config.logits_chunk, most_tokens=most_tokens
     )
     result = train(config, folder, scorer, loss, train_pairs, held_out_pairs)
-    scorer = normalised(result.model, tokenizer, config, preferences)
     summary = dict(result.summary)
     held_out = without_ties(held_out)
-    if config.calibrate:
-        held_out, summary["calibration"] = calibrated(scorer, tokenizer, config, held_out)
+    with jax.set_mesh(mesh):
+        scorer = normalised(result.model, tokenizer, config, preferences)
+        if config.calibrate:
+            held_out, summary["calibration"] = calibrated(scorer, tokenizer, config, held_out)
+        if held_out:
+            chosen, rejected = score_comparisons(scorer, tokenizer, held_out, config.loop.batch_size)
     save_model(scorer, folder.model, tokenizer, config.model.init_from)
     if held_out:
-        chosen, rejected = score_comparisons(scorer, tokenizer, held_out, config.loop.batch_size)
         summary["evaluation"] = evaluate_comparisons(chosen, rejected, held_out, config.seed)
         write_json(folder.path / "evaluation.json", summary["evaluation"])
         report_accuracy(summary["evaluation"])

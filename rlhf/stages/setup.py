@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import lcm
 
 import jax
 import numpy as np
@@ -104,6 +105,7 @@ def prompt_batch(
     *,
     max_length: int | None,
     too_long: TooLong,
+    sequence_parts: int = 1,
 ) -> tuple[list[Prompt], PromptBatch]:
     """Encodes prompts and pads them on the left to one length.
 
@@ -112,6 +114,7 @@ def prompt_batch(
         tokenizer: with its chat template.
         max_length: longest prompt in tokens; None for no limit.
         too_long: what to do with a longer one.
+        sequence_parts: parts of the time axis on the mesh, which are to be equal.
 
     Returns:
         The prompts that were kept, and their batch, whose `index` counts these.
@@ -119,7 +122,8 @@ def prompt_batch(
     encoded, left_out = encode_prompts(tokenizer, prompts, max_length=max_length, too_long=too_long)
     say_left_out(left_out, "prompts", f"max_prompt_length, {max_length} tokens")
     longest = max(len(prompt.tokens) for prompt in encoded)
-    batch = pad_prompts(encoded, round_up(longest, PROMPT_LENGTH_MULTIPLE), pad_token=tokenizer.pad_token_id)
+    length = round_up(longest, lcm(PROMPT_LENGTH_MULTIPLE, sequence_parts))
+    batch = pad_prompts(encoded, length, pad_token=tokenizer.pad_token_id)
     return [prompts[prompt.index] for prompt in encoded], replace(batch, index=np.arange(len(encoded), dtype=np.int32))
 
 
@@ -170,10 +174,27 @@ def shared_bases(source: ModelSource, mesh: jax.sharding.Mesh) -> Bases:
 
 def batch_layout(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> BatchLayout:
     """The rows of batches spread over the data axes of the mesh; refuses a batch size, set by `key`, that does not divide."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % parts:
-        raise UserError(
-            f"{key} is {batch_size}, which is no multiple of the {parts} devices that share a batch (mesh.data x mesh.fsdp)",
-            fix=f"choose a multiple of {parts}, or set mesh.data to a divisor of {batch_size}.",
-        )
+    check_rows_divide(key, batch_size, mesh)
     return BatchLayout(batch_sharding(mesh))
+
+
+def check_rows_divide(key: str, rows: int, mesh: jax.sharding.Mesh, *, micro_batches: int = 1) -> None:
+    """Refuses rows, set by `key` and computed in so many micro-batches, that the devices cannot share evenly."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % (parts * micro_batches):
+        at_a_time = f" in each of {micro_batches} micro-batches" if micro_batches > 1 else ""
+        raise UserError(
+            f"{key} is {rows}, which is no multiple of the {parts} devices that share a batch (mesh.data x mesh.fsdp){at_a_time}",
+            fix=f"choose a multiple of {parts * micro_batches}, or set mesh.data to a divisor of {rows // micro_batches}.",
+        )
+
+
+def check_time_divides(key: str, length: int, mesh: jax.sharding.Mesh) -> None:
+    """Refuses rows of a length, set by `key`, of which the devices along mesh.sequence would not get equal parts."""
+    parts = mesh.shape["sequence"]
+    if length % parts:
+        fitting = ", ".join(str(count) for count in range(1, parts) if length % count == 0)
+        raise UserError(
+            f"mesh.sequence = {parts} does not divide {key}, which is {length}",
+            fix=f"set {key} to {round_up(length, parts)}, or mesh.sequence to one of {fitting}.",
+        )

@@ -10,7 +10,7 @@ from rlhf.models.adapters.description import describe_trained
 from rlhf.models.partition import trained
 from rlhf.parallel.mesh import make_mesh
 from rlhf.stages.folder import StageFolder, begin_writing, fingerprint
-from rlhf.stages.setup import batch_layout, place_model
+from rlhf.stages.setup import batch_layout, check_rows_divide, check_time_divides, place_model
 from rlhf.tracking.console import say
 from rlhf.training.loop import FitResult, resolve_steps
 from rlhf.training.rows import Rows, fit_rows
@@ -32,6 +32,8 @@ def train(
     """
     mesh = make_mesh(config.mesh)
     layout = batch_layout(mesh, config.loop.batch_size, "loop.batch_size")
+    check_rows_divide("loop.batch_size", config.loop.batch_size, mesh, micro_batches=config.loop.micro_batches)
+    check_time_divides("row_length" if hasattr(config, "row_length") else "max_length", rows.tokens.shape[-1], mesh)
     model = place_model(model, mesh)
     trainable = trained(model)
     say(describe_trained(model))

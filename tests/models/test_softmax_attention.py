@@ -1,9 +1,13 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlhf.models.softmax_attention import attend
+from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.rules import constrain
 
 
 def draw(*shape, seed=0):
@@ -77,3 +81,36 @@ def test_the_backward_pass_is_given_no_array_as_large_as_the_scores():
     mask = jnp.tri(32, dtype=bool)[None].repeat(2, 0)
     _, backward = jax.vjp(lambda *inputs: attend(*inputs, mask), queries, keys, values)
     assert max(leaf.size for leaf in jax.tree.leaves(backward)) <= mask.size < 2 * 2 * 32 * 32
+
+
+@pytest.mark.parametrize("options", [{}, {"soft_cap": 1.5}, {"bias": True, "window": 7}])
+def test_a_divided_time_axis_changes_nothing_and_no_device_holds_all_scores(options):
+    """Packed rows, shared keys; the gradient, too."""
+    batch, time, mesh = 2, 24, make_mesh(MeshConfig(data=1, tensor=2, sequence=4))
+    queries, keys, values = draw(batch, time, 2, 3, 4), draw(batch, 2, time, 4, seed=1), draw(batch, 2, time, 4, seed=2)
+    columns = jnp.arange(time)
+    segments = (columns[None] >= jnp.array([[5], [13]])).astype(jnp.int32)
+    offsets = columns[None, :] - columns[:, None]
+    mask = (segments[:, :, None] == segments[:, None]) & (offsets <= 0) & (offsets > -options.get("window", time))
+    target = draw(batch, time, 2, 3, 4, seed=4)
+
+    def objective(queries, keys, values):
+        # Attention makes the bias from positions, so that it lies as its queries do.
+        slopes = jnp.arange(1.0, 7.0).reshape(1, 2, 3, 1, 1) / 4
+        distances = constrain(jnp.broadcast_to(offsets, (batch, time, time)), ("batch", "time", None))
+        bias = slopes * distances[:, None, None].astype(jnp.float32) if options.get("bias") else None
+        places = (("batch", "time", "kv_heads", None, None), ("batch", "kv_heads", "time", None))
+        queries, keys, values = (constrain(part, places[part.ndim == 4]) for part in (queries, keys, values))
+        hidden = constrain(mask, ("batch", "time", None))
+        mixed = attend(queries, keys, values, hidden, soft_cap=options.get("soft_cap"), bias=bias)
+        return jnp.sum(mixed * target), mixed
+
+    program = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
+    expected = program(queries, keys, values)
+    with jax.set_mesh(mesh):
+        compiled = program.lower(queries, keys, values).compile()
+        found = compiled(*jax.device_put((queries, keys, values), compiled.input_shardings[0]))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert re.search(r"f32\[[\d,]*6,24\]", compiled.as_text())
+    assert not re.search(r"f32\[\d+,[\d,]*24,24\]", compiled.as_text())

@@ -1,5 +1,6 @@
 """Whole iterations: what is drawn, what is logged, how often XLA compiles, and that the number of devices does not matter."""
 
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rlhf.compilation.costs import count_costs
+from rlhf.compilation.hlo import parse
 from rlhf.data.batches import PromptBatch
 from rlhf.data.records import Message, Prompt
 from rlhf.errors import UserError
@@ -17,7 +20,7 @@ from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.randomness import step_key
 from rlhf.rl.config import KLConfig
-from rlhf.rl.iteration import Iteration, PPOState
+from rlhf.rl.iteration import Iteration, PPOState, begin
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import begin_learning
 from rlhf.training.compilations import CompilationCounter
@@ -104,7 +107,7 @@ def make_run(rl, ppo_config):
         def start() -> PPOState:
             # Copies, for an iteration consumes its state.
             learners = begin_learning(policy, value, (optimizer, optimizer))
-            return PPOState(jax.tree.map(jnp.copy, learners), jnp.float32(config.kl.coefficient))
+            return begin(jax.tree.map(jnp.copy, learners), config)
 
         return SimpleNamespace(
             iteration=iteration,
@@ -226,12 +229,19 @@ def test_updates_that_stay_infinite_stop_the_run(single):
         single.iteration(replace(state, learners=learners), single.prompts, 0)
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=4, fsdp=2)], ids=["data=8", "fsdp=2"])
-def test_number_of_devices_does_not_matter(make_run, history, mesh):
-    run = make_run(mesh)
+@pytest.mark.parametrize(
+    ("mesh", "announced", "changes"),
+    [
+        (MeshConfig(data=4, fsdp=2), False, {}),
+        (MeshConfig(data=2, fsdp=2, sequence=2), True, {"rollout_weights": "gathered"}),
+    ],
+    ids=["fsdp=2, mesh not set", "sequence=2"],
+)
+def test_number_of_devices_does_not_matter(make_run, history, mesh, announced, changes):
+    run = make_run(mesh, **changes)
     state, compilations = run.start(), []
     for number in range(2):
-        with CompilationCounter() as counter:
+        with CompilationCounter() as counter, jax.set_mesh(make_mesh(mesh)) if announced else contextlib.nullcontext():
             state, report = run.iteration(state, run.prompts, number)
         compilations.append(counter.count)
         assert responses(report) == responses(history.reports[number])
@@ -248,3 +258,18 @@ def test_number_of_devices_does_not_matter(make_run, history, mesh):
         history.states[1].learners.policy.trainable,
     )
     assert compilations[1] == 0
+
+
+def test_gathered_weights_are_gathered_once_a_rollout(make_run):
+    """Left alone, they are for the prompt and again for the tokens."""
+
+    def gathered_bytes(**changes) -> float:
+        mesh = MeshConfig(data=1, fsdp=4)
+        run = make_run(mesh, **changes)
+        with jax.set_mesh(make_mesh(mesh)):
+            compiled = run.programs.lower_rollout(run.start().learners, run.prompts, jax.random.key(0)).compile()
+        traffic = count_costs(parse(compiled.as_text())).collectives
+        return traffic["all-gather"].bytes
+
+    once, left_alone = gathered_bytes(rollout_weights="gathered"), gathered_bytes()
+    assert 0 < once < 0.7 * left_alone, (once, left_alone)
