@@ -118,15 +118,19 @@ def parse(
     else:
         parser.add_argument("--seeds", type=int, default=3)
         parser.set_defaults(demos=None)
-    parser.add_argument("--output", type=Path, default=Path("runs") / folder.name)
+    parser.add_argument(
+        "--output", type=Path, help=f"default: runs/{folder.name}, of a tiny run runs/{folder.name}_tiny"
+    )
     parser.add_argument("--only", nargs="+", choices=arms, default=list(arms), help="arms to run")
     parser.add_argument("--tiny", action="store_true", help="show that everything works, and measure nothing")
     arguments = parser.parse_args()
     demos = tuple(arguments.demos or [DEMO] * arguments.seeds)[: arguments.seeds]
     if arguments.seeds is not None and not 1 <= arguments.seeds == len(demos):
         parser.error(f"--seeds is {arguments.seeds}: expected 1 or more, and a demo for each")
-    keep_compiled(arguments.output)
-    return Study(folder, arguments.output, demos, tuple(arguments.only), arguments.tiny), arguments
+    # Of its own, so that a real run does not take a tiny one for finished.
+    output = arguments.output or Path("runs") / (folder.name + "_tiny" * arguments.tiny)
+    keep_compiled(output)
+    return Study(folder, output, demos, tuple(arguments.only), arguments.tiny), arguments
 
 
 def keep_compiled(output: Path) -> None:

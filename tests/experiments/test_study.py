@@ -103,3 +103,15 @@ def test_mixed_comparisons_are_half_of_either_kind(tmp_path):
     mixed = Path(settings["data__path"]).read_text().splitlines()
     assert mixed == [f"{kind} {number}" for number in (0, 2, 4) for kind in ("helpfulness", "safety")]
     assert len(Path(settings["evaluation_data__path"]).read_text().splitlines()) == 2
+
+
+def test_a_tiny_run_is_not_taken_for_a_real_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "keep_compiled", lambda output: None)
+    outputs = []
+    for words in ([], ["--tiny"]):
+        monkeypatch.setattr("sys.argv", ["measure", "--demos", "a", "b", "--seeds", "1", *words])
+        found, _ = study.parse("what", ROOT / "two_reward_models", ("gate", "mixed"))
+        assert found.demos == ("a",) and found.arms == ("gate", "mixed") and found.tiny == bool(words)
+        outputs.append(found.output)
+    assert outputs == [Path("runs/two_reward_models"), Path("runs/two_reward_models_tiny")]
