@@ -13,7 +13,13 @@ from rlhf.world.gold import gold_scores
 
 @pytest.fixture(scope="module")
 def prompts():
-    sizes = {"documents": 10, "demonstrations": 4, "rankings": 10, "held_out_comparisons": 10}
+    sizes = {
+        "documents": 10,
+        "demonstrations": 4,
+        "helpfulness_rankings": 10,
+        "safety_rankings": 10,
+        "held_out_comparisons": 10,
+    }
     return build_world(WorldConfig(**sizes, prompts=20, held_out_prompts=10)).prompts
 
 

@@ -25,7 +25,8 @@ CONFIG = {
         "world": {
             "documents": 60,
             "demonstrations": 24,
-            "rankings": 24,
+            "helpfulness_rankings": 24,
+            "safety_rankings": 24,
             "held_out_comparisons": 16,
             "prompts": 24,
             "held_out_prompts": 12,

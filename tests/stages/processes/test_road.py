@@ -29,6 +29,7 @@ def job(root: Path, world: Path, folders: SimpleNamespace) -> dict:
         "reward": supervised
         | {"model.init_from": sft, "data.path": data["helpfulness"], "evaluation_data.path": data["helpfulness"]}
         | {"max_length": 96, "too_long": "skip", "demonstrations.path": data["demonstrations"]}
+        | {"optimizer.epsilon": 1e-3}  # else Adam divides gradients of nearly 0 by themselves, rounding and all
         | over_all,
         "ppo": {"model.init_from": sft, "helpfulness": reward, "safety": folders.safety, "rules": ["length_near:3"]}
         | {"data.path": data["prompts"], "evaluation_data.path": data["prompts"], "evaluation_prompts": 6}
@@ -125,5 +126,10 @@ def test_the_first_process_alone_writes_and_speaks(runs):
     written = json.loads((runs.two.root / "written_1.json").read_text())
     outputs = tuple(str(runs.two.root / stage) for stage in STAGES)
     assert [path for path in written if path.startswith(outputs) and "/checkpoints/" not in path] == []
-    first, second = ([line for line in text.splitlines() if "[Gloo]" not in line] for text in runs.two.said)
+    # Gloo's own lines, which its threads now and then write in two pieces.
+    gloo = ("[Gloo]", "peer ranks")
+    first, second = (
+        [line for line in text.splitlines() if line and not any(mark in line for mark in gloo)]
+        for text in runs.two.said
+    )
     assert any(line.startswith("Wrote") for line in first) and second == []
