@@ -13,6 +13,8 @@ from rlhf.parallel import process_watch
 from rlhf.parallel.process_watch import LEFT, NOTICE, PEER_LOST, SIGNS, ProcessWatch
 
 SILENCE = 1.0
+# The end of the process is here that of its thread.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Store:
@@ -48,6 +50,7 @@ class Store:
 @pytest.fixture
 def world(monkeypatch):
     """Process 0 of two, its store, and what it would have ended with: (message, status)."""
+    jax.devices()  # started by what `jax.distributed` says, which is then replaced
     store, ends, said = Store(), [], []
     ended = threading.Event()
 

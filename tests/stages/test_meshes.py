@@ -173,7 +173,7 @@ def configure(models, world):
         sft: policy | loop | {"data.path": str(world / "demonstrations.jsonl"), "max_length": 128},
         reward: policy
         | loop
-        | {"data.path": str(world / "helpfulness.jsonl"), "max_length": 192, "data.held_out": 0.2},
+        | {"data.path": str(world / "helpfulness.jsonl"), "max_length": 128, "too_long": "skip", "data.held_out": 0.2},
         ppo: policy
         | judges
         | {

@@ -14,7 +14,9 @@ STAGES = ("pretrain", "sft", "reward", "ppo", "best_of_n")
 
 def job(root: Path, world: Path, folders: SimpleNamespace) -> dict:
     """The stages, each from the folder before it, parameters and batches spread over both processes in several ways."""
-    supervised = {"optimizer.learning_rate": 0.01, "optimizer.warmup_steps": 0, "loop.steps": 3, "loop.batch_size": 8}
+    # With a smaller epsilon Adam divides gradients of nearly 0 by themselves, and rounding becomes a whole step.
+    supervised = {"optimizer.learning_rate": 0.01, "optimizer.epsilon": 1e-3, "optimizer.warmup_steps": 0}
+    supervised |= {"loop.steps": 3, "loop.batch_size": 8}
     over_all, mixed = {"mesh.data": 1, "mesh.fsdp": 8}, {"mesh.data": 4, "mesh.fsdp": 2}
     data = {name: str(world / f"{name}.jsonl") for name in ("documents", "demonstrations", "helpfulness", "prompts")}
     sft, reward = str(root / "sft"), str(root / "reward")
@@ -29,7 +31,6 @@ def job(root: Path, world: Path, folders: SimpleNamespace) -> dict:
         "reward": supervised
         | {"model.init_from": sft, "data.path": data["helpfulness"], "evaluation_data.path": data["helpfulness"]}
         | {"max_length": 96, "too_long": "skip", "demonstrations.path": data["demonstrations"]}
-        | {"optimizer.epsilon": 1e-3}  # else Adam divides gradients of nearly 0 by themselves, rounding and all
         | over_all,
         "ppo": {"model.init_from": sft, "helpfulness": reward, "safety": folders.safety, "rules": ["length_near:3"]}
         | {"data.path": data["prompts"], "evaluation_data.path": data["prompts"], "evaluation_prompts": 6}
@@ -41,7 +42,8 @@ def job(root: Path, world: Path, folders: SimpleNamespace) -> dict:
             "ppo.kl.controller": "adaptive",
         }
         | {"ppo.rollout_batch_size": 8, "ppo.minibatch_size": 8, "ppo.epochs": 2, "ppo.response_length": 6}
-        | {"policy_optimizer.learning_rate": 0.01, "ppo.stop_strings": ["."]}
+        | {"policy_optimizer.learning_rate": 0.01, "policy_optimizer.epsilon": 1e-3, "value_optimizer.epsilon": 1e-3}
+        | {"ppo.stop_strings": ["."]}
         | mixed,
         "best_of_n": {"model.init_from": str(root / "ppo"), "helpfulness": reward, "data.path": data["prompts"]}
         | {"n": [1, 2], "response_length": 6, "batch_size": 16, "max_prompts": 12, "write_chosen": True}
