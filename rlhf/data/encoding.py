@@ -5,9 +5,9 @@ be asked to continue token sequences that it never saw. So each turn's text is t
 dialogue up to there, and the pieces are encoded one by one. Every answer of the assistant ends with the end-of-sequence token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,20 +102,33 @@ def encode_demonstration(
     return tokens, loss_mask
 
 
-def encode_comparison(tokenizer: "PreTrainedTokenizerFast", comparison: Comparison, index: int = 0) -> EncodedPair:
-    """A comparison as three token sequences: the prompt once, and either answer as a continuation of it."""
-    return EncodedPair(
-        prompt=encode_prompt(tokenizer, comparison.prompt),
-        chosen=encode_response(tokenizer, comparison.prompt, comparison.chosen),
-        rejected=encode_response(tokenizer, comparison.prompt, comparison.rejected),
-        margin=comparison.margin or 0.0,
-        weight=comparison.weight,
-        index=index,
-        origin=comparison.origin,
-        preference=comparison.preference,
-        chosen_safe=comparison.chosen_safe,
-        rejected_safe=comparison.rejected_safe,
-    )
+def comparison_encoder(tokenizer: "PreTrainedTokenizerFast") -> Callable[[Comparison, int], EncodedPair]:
+    """Encodes comparisons, given with their position, as three token sequences: the prompt once, and either answer after it.
+
+    Prompts and answers are remembered: the K answers of a ranked list come in K(K - 1)/2 comparisons, and are encoded once.
+    """
+    render_once = cache(partial(_render, tokenizer, answer_follows=True))
+    encode_once = cache(partial(encode_prompt, tokenizer))
+
+    @cache
+    def encode_answer_once(messages: tuple[Message, ...], answer: str) -> Int[np.ndarray, " response_time"]:
+        return _encode_answer(tokenizer, _answer_text(tokenizer, messages, answer, render_once(messages)))
+
+    def encode(comparison: Comparison, index: int) -> EncodedPair:
+        return EncodedPair(
+            prompt=encode_once(comparison.prompt),
+            chosen=encode_answer_once(comparison.prompt, comparison.chosen),
+            rejected=encode_answer_once(comparison.prompt, comparison.rejected),
+            margin=comparison.margin or 0.0,
+            weight=comparison.weight,
+            index=index,
+            origin=comparison.origin,
+            preference=comparison.preference,
+            chosen_safe=comparison.chosen_safe,
+            rejected_safe=comparison.rejected_safe,
+        )
+
+    return encode
 
 
 def decode_response(

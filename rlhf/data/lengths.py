@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from rlhf.data.encoding import (
     EncodedPair,
     EncodedPrompt,
-    encode_comparison,
+    comparison_encoder,
     encode_demonstration,
     encode_document,
     encode_prompt,
@@ -69,7 +69,7 @@ def encode_comparisons(
     """Comparisons of which the prompt with either answer has at most `max_length` tokens, and how many were left out."""
     return _within_limit(
         comparisons,
-        lambda comparison, index: encode_comparison(tokenizer, comparison, index),
+        comparison_encoder(tokenizer),
         lambda pair: len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)),
         max_length,
         too_long,

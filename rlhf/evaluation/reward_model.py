@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.data.encoding import encode_prompt, encode_response
+from rlhf.data.encoding import comparison_encoder
 from rlhf.data.records import Comparison
 from rlhf.evaluation.metrics import (
     accuracy_by_bins,
@@ -24,12 +24,10 @@ def score_comparisons(
     scorer: SequenceScorer, tokenizer: PreTrainedTokenizerBase, comparisons: Sequence[Comparison], batch_size: int
 ) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
     """Scores of the chosen and of the rejected answers."""
-    sequences = []
-    for answer in ("chosen", "rejected"):
-        for comparison in comparisons:
-            prompt = encode_prompt(tokenizer, comparison.prompt)
-            response = encode_response(tokenizer, comparison.prompt, getattr(comparison, answer))
-            sequences.append(np.concatenate([prompt, response]))
+    encode = comparison_encoder(tokenizer)
+    pairs = [encode(comparison, index) for index, comparison in enumerate(comparisons)]
+    sequences = [np.concatenate([pair.prompt, pair.chosen]) for pair in pairs]
+    sequences += [np.concatenate([pair.prompt, pair.rejected]) for pair in pairs]
     scores = score_token_sequences(scorer, sequences, batch_size)
     return scores[: len(comparisons)], scores[len(comparisons) :]
 

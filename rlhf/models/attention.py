@@ -9,14 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rlhf.models.cache import LayerCache
-from rlhf.models.config import AttentionImplementation, ComputeConfig, ModelConfig
+from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.kernels.call import AttentionCall
 from rlhf.models.kernels.choice import attend_by_kernel, choose_kernel
 from rlhf.models.norm import Norm
 from rlhf.models.placement import Placement
 from rlhf.models.positions import alibi_slopes, rotate
 from rlhf.models.projection import Projection
-from rlhf.models.softmax_attention import attend
+from rlhf.models.softmax_attention import attend, attend_in_order
 from rlhf.parallel.rules import constrain
 
 
@@ -73,8 +73,8 @@ class Attention(nnx.Module):
         else:
             cache = cache.write(keys, values, slot)
             keys, values = cache.keys, cache.values
-        implementation = self.implementation if cache is None else "plain"
-        return self.mix(self.queries(hidden, placement), keys, values, placement, implementation), cache
+        in_order = cache is None
+        return self.mix(self.queries(hidden, placement), keys, values, placement, in_order=in_order), cache
 
     def queries(
         self, hidden: Float[Array, "batch time width"], placement: Placement
@@ -105,9 +105,13 @@ class Attention(nnx.Module):
         keys: Float[Array, "batch kv_heads slots head_dim"],
         values: Float[Array, "batch kv_heads slots head_dim"],
         placement: Placement,
-        implementation: AttentionImplementation,
+        *,
+        in_order: bool,
     ) -> Float[Array, "batch time width"]:
-        """Attends, to the prefix too where there is one, and projects back to the residual stream."""
+        """Attends, to the prefix too where there is one, and projects back to the residual stream.
+
+        `in_order`: the keys are those of the queries' own tokens, so that no query may look at a later one.
+        """
         mask, offsets, segment_ids = placement.mask, placement.offsets, placement.segment_ids
         if self.prefix is not None:
             prefix_keys, prefix_values = self.prefix()
@@ -119,10 +123,11 @@ class Attention(nnx.Module):
         options = {"scale": self.config.attention_scale, "soft_cap": self.config.attention.soft_cap}
         window = self.config.attention.window if self.config.layer_kinds[0].windowed else None
         call = AttentionCall(queries, keys, values, mask, segment_ids, window, **options)
-        kernel = choose_kernel(implementation, call, has_bias=offsets is not None)
+        kernel = choose_kernel(self.implementation if in_order else "plain", call, has_bias=offsets is not None)
         if kernel is None:
             bias = None if offsets is None else self._position_bias(offsets)
-            mixed = attend(queries, keys, values, mask, bias=bias, **options)
+            attend_plainly = attend_in_order if in_order and self.prefix is None else attend
+            mixed = attend_plainly(queries, keys, values, mask, bias=bias, **options)
         else:
             mixed = attend_by_kernel(kernel, call)
         batch, time, _, _, head_dim = mixed.shape

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.encoding import (
+    comparison_encoder,
     decode_response,
-    encode_comparison,
     encode_demonstration,
     encode_document,
     encode_prompt,
@@ -143,12 +143,13 @@ def test_a_tokenizer_without_template_says_so(byte_level):
 
 def test_comparison(byte_level):
     apply_template(byte_level, "user_ai")
-    pair = encode_comparison(
-        byte_level, Comparison((Message("user", "q"),), "good", "", margin=0.5, weight=0.25), index=7
-    )
+    encode = comparison_encoder(byte_level)
+    pair = encode(Comparison((Message("user", "q"),), "good", "", margin=0.5, weight=0.25), 7)
     assert byte_level.decode(np.concatenate([pair.prompt, pair.chosen])) == "<|bos|>USER: q AI: good<|eos|>"
     assert byte_level.decode(pair.rejected) == " <|eos|>"
     assert (pair.margin, pair.weight, pair.index) == (0.5, 0.25, 7)
+    other = encode(Comparison((Message("user", "r"),), "good", "bad"), 8)
+    assert byte_level.decode(np.concatenate([other.prompt, other.rejected])) == "<|bos|>USER: r AI: bad<|eos|>"
 
 
 def test_limits(byte_level):

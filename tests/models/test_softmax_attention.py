@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf.models.softmax_attention import attend
+from rlhf.models.softmax_attention import attend, attend_in_order
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import constrain
 
@@ -74,6 +74,34 @@ def test_gradients_equal_those_of_the_formula_differentiated_by_jax(options, tol
     found = jax.value_and_grad(ours, argnums=(0, 1, 2))(queries, keys, values, **options)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("time", [64, 130, 200])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3, "soft_cap": 1.5, "bias": True}])
+def test_scores_of_later_keys_are_left_out_and_nothing_changes(time, options):
+    inputs = draw(2, time, 2, 2, 4), draw(2, 2, time, 4, seed=1), draw(2, 2, time, 4, seed=2)
+    segments = jnp.sort(jax.random.randint(jax.random.key(3), (2, time), 0, 3), axis=1)
+    mask = jnp.tril(segments[:, :, None] == segments[:, None, :])
+    options = options | ({"bias": draw(2, 2, 2, time, time, seed=5)} if options else {})
+    target = draw(*inputs[0].shape, seed=4)
+
+    def value_and_gradients(function):
+        return jax.value_and_grad(lambda *inputs: jnp.sum(function(*inputs, mask, **options) * target), (0, 1, 2))(
+            *inputs
+        )
+
+    for one, other in zip(
+        jax.tree.leaves(value_and_gradients(attend_in_order)), jax.tree.leaves(value_and_gradients(attend)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_of_queries_meets_no_later_key():
+    inputs = draw(1, 256, 1, 1, 4), draw(1, 1, 256, 4, seed=1), draw(1, 1, 256, 4, seed=2)
+    lowered = jax.jit(attend_in_order).lower(*inputs, jnp.tril(jnp.ones((1, 256, 256), bool))).as_text()
+    scores = {tuple(map(int, found)) for found in re.findall(r"-> tensor<1x1x1x(\d+)x(\d+)xf32>", lowered)}
+    assert {(64, 64), (64, 128), (64, 192), (64, 256)} <= scores
+    assert (256, 256) not in scores
 
 
 def test_the_backward_pass_is_given_no_array_as_large_as_the_scores():
