@@ -96,9 +96,10 @@ def _draw_answers(prompt: Prompt, annotator: Annotator, most: int, generator: Ge
     for attempt in range(_MOST_TRIES):
         behaviour = pick_weighted(annotator.shares[kind], generator)
         text = respond(prompt, behaviour, generator)
-        gold = _GOLD[annotator.annotation](prompt, text)
-        if all(text != other.text and abs(gold - other.gold) >= annotator.smallest_gap for other in answers):
-            answers.append(_Answer(behaviour, text, gold))
+        if all(text != other.text for other in answers):
+            gold = _GOLD[annotator.annotation](prompt, text)
+            if all(abs(gold - other.gold) >= annotator.smallest_gap for other in answers):
+                answers.append(_Answer(behaviour, text, gold))
         if len(answers) == most or (len(answers) > 1 and most > 2 and attempt >= _ENOUGH_TRIES):
             return answers
     raise UserError(

@@ -1,7 +1,9 @@
 """Random choices that depend on the seed and on what they are for, and on nothing else."""
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +24,5 @@ def pick(items: Sequence[Item], generator: Generator) -> Item:
 
 def pick_weighted(weights: Mapping[str, float], generator: Generator) -> str:
     """One of the names, with a chance in proportion to its weight."""
-    names = list(weights)
-    bounds = np.cumsum([weights[name] for name in names])
-    return names[int(np.searchsorted(bounds, generator.random() * bounds[-1], side="right"))]
+    bounds = list(accumulate(weights.values()))
+    return list(weights)[bisect_right(bounds, generator.random() * bounds[-1])]

@@ -1,6 +1,7 @@
 """What the annotator sees in a response before judging it: refusal, question, compliance, repetition, length, language."""
 
 import re
+from collections.abc import Sequence
 
 from rlhf.world.facts import Language
 from rlhf.world.text import normalised, words_of
@@ -48,12 +49,12 @@ def sentences_of(text: str) -> list[str]:
     return [sentence.strip() for sentence in _SENTENCE_ENDS.split(plain) if words_of(sentence)]
 
 
-def length_in_words(words: list[str]) -> float:
-    """The length of a list of words, a Chinese character counting 0.6 of one."""
+def length_in_words(words: Sequence[str]) -> float:
+    """The length of some words, a Chinese character counting 0.6 of one."""
     return sum(1.0 if word.isascii() else CHARACTER_WORDS for word in words)
 
 
-def language_share(words: list[str], language: Language) -> float:
+def language_share(words: Sequence[str], language: Language) -> float:
     """The share of the words that is in a language; 1 when there is nothing to tell by (a number, a symbol)."""
     words = [word for word in words if not word.isdigit()]
     english = length_in_words([word for word in words if word.isascii()])

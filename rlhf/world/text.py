@@ -8,6 +8,7 @@ _CJK = r"一-鿿"
 _VARIANTS = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "−": "-", "–": "-", "臺": "台", "秘": "祕", "裏": "裡"}
 )
+_WORDS = re.compile(rf"[a-z0-9]+(?:['-][a-z0-9]+)*|[{_CJK}]")
 
 
 # One response is read by several judges in a row.
@@ -24,6 +25,7 @@ def normalised(text: str) -> str:
     return re.sub(rf"(?<=[{_CJK}]) | (?=[{_CJK}°])", "", single_spaced)
 
 
-def words_of(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def words_of(text: str) -> tuple[str, ...]:
     """The English words (lower case), numbers and single Chinese characters of a normalised text, in order."""
-    return re.findall(rf"[a-z0-9]+(?:['-][a-z0-9]+)*|[{_CJK}]", text.lower())
+    return tuple(_WORDS.findall(text.lower()))
