@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import PromptBatch
@@ -36,6 +36,7 @@ class ScoredResponses:
         prompt_index: the prompt's index in its data set.
         texts: the responses, decoded.
         lengths: response tokens, the end token included.
+        ended: whether the response came to its end, with the end token or a stop string, before it was cut for its length.
         log_probs: log-probability of each response as a whole under the distribution it was drawn from, in nats.
         log_ratio: log π(y|x) − log π_ref(y|x) in nats, whose mean is the KL; zeros without a reference.
         scores: each reward model's score by name, and "combined" when both are there.
@@ -44,6 +45,7 @@ class ScoredResponses:
     prompt_index: Int[np.ndarray, " responses"]
     texts: list[str]
     lengths: Int[np.ndarray, " responses"]
+    ended: Bool[np.ndarray, " responses"]
     log_probs: Float[np.ndarray, " responses"]
     log_ratio: Float[np.ndarray, " responses"]
     scores: dict[str, Float[np.ndarray, " responses"]]
@@ -133,11 +135,11 @@ class ScoredSampler:
                 )
             return log_ratio, scores
 
-        def cut(rollout: Rollout) -> Rollout:
+        def cut(rollout: Rollout) -> tuple[Rollout, Bool[jax.Array, " batch"]]:
             if not stop_strings:
-                return rollout
+                return rollout, jax.numpy.zeros_like(rollout.is_safety)
             limits = {"minimum": minimum_new_tokens, "pad_token": tokenizer.pad_token_id}
-            return cut_at_stops(rollout, tokenizer, stop_strings, layout=layout, **limits)[0]
+            return cut_at_stops(rollout, tokenizer, stop_strings, layout=layout, **limits)
 
         self._sample, self._score, self._cut = sample, score, cut
 
@@ -170,15 +172,17 @@ class ScoredSampler:
             for first in range(0, together, self.batch_size):
                 if number * together + first < total:
                     asked, given = (take_rows(part, first, self.batch_size) for part in (group, responses))
-                    rollout = self._cut(join(asked, given))
+                    rollout, stopped = self._cut(join(asked, given))
                     scored = self._score(policy_states, self._states, rollout)
-                    parts.append(fetch((responses_of(rollout, given), *scored)))
+                    parts.append(fetch((responses_of(rollout, given), stopped, *scored)))
                     on_batch(min(number * together + first + self.batch_size, total))
-        responses, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
+        responses, stopped, log_ratio, scores = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *parts)
+        end_tokens = (responses.tokens == self.tokenizer.eos_token_id) & responses.mask
         return ScoredResponses(
             prompt_index=np.asarray(prompts.index)[order],
             texts=decode_all(self.tokenizer, responses.tokens, responses.mask),
             lengths=responses.mask.sum(axis=1),
+            ended=stopped | end_tokens.any(axis=1),
             log_probs=responses.log_probs.sum(axis=1),
             log_ratio=log_ratio,
             scores=scores,

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 from flax import nnx
 
 from rlhf.data.lengths import TooLong
@@ -55,6 +56,8 @@ class Config:
         safety: the same of the safety reward model.
         ensemble: how the scores of several become one.
         combine: how both scores become one.
+        prefer_ended: choose a response that was cut at `response_length` only where none of the others came to its end: reward
+            models are trained on whole answers, and what they read at a cut says nothing.
         data: prompts; with `data.held_out`, those that other stages with the same seed held out.
         max_prompts: use only the first so many prompts; null for all.
         template: chat template; "tokenizer" keeps the one that came with the model.
@@ -77,6 +80,7 @@ class Config:
     safety: str | list[str] | None = None
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
+    prefer_ended: bool = True
     data: DataConfig = field(default_factory=DataConfig)
     max_prompts: int | None = None
     template: str = "tokenizer"
@@ -143,7 +147,7 @@ def run(config: Config) -> dict[str, Any]:
             (nnx.state(policy),), batch, step_key(config.seed, "best-of-n"), repeats=repeats, on_batch=progress.update
         )
     columns = response_columns(prompts, responses)
-    proxy = columns["reward"]
+    proxy = ended_first(columns["reward"], responses.ended) if config.prefer_ended else columns["reward"]
     powers_of_two = {1 << power for power in range(repeats.bit_length())}
     curve = {
         f"best_of_{n}": {"n": n, "kl": exactly(float(best_of_n_kl_bound(n)))}
@@ -163,8 +167,17 @@ def run(config: Config) -> dict[str, Any]:
             tracker.log(values["n"], measures)
         tracker.table("samples", 0, sample_rows(prompts, responses, proxy, columns, repeats))
     if config.write_chosen:
-        write_jsonl(folder.path / "chosen.jsonl", chosen_answers(prompts, responses, proxy, repeats))
+        chosen = chosen_answers(prompts, responses, proxy, columns["reward"], repeats)
+        write_jsonl(folder.path / "chosen.jsonl", chosen)
     return close_folder(folder, {"prompts": len(prompts), "samples_per_prompt": repeats, "estimates": estimates})
+
+
+def ended_first(
+    reward: Float[np.ndarray, " responses"], ended: Bool[np.ndarray, " responses"]
+) -> Float[np.ndarray, " responses"]:
+    """What to choose by: the reward, lowered for responses that did not end until it is below that of all that did."""
+    reward = reward.astype(np.float64)
+    return np.where(ended, reward, reward - np.ptp(reward) - 1.0)
 
 
 def estimate_columns(
@@ -213,12 +226,13 @@ def sample_rows(prompts, responses: ScoredResponses, proxy, columns, repeats: in
 
 
 def chosen_answers(
-    prompts: Sequence[Prompt], responses: ScoredResponses, proxy: np.ndarray, repeats: int
+    prompts: Sequence[Prompt], responses: ScoredResponses, proxy: np.ndarray, reward: np.ndarray, repeats: int
 ) -> list[dict[str, Any]]:
-    """Each prompt with the best of its answers, as a dialogue to imitate."""
+    """Each prompt with the best of its answers by `proxy`, as a dialogue to imitate."""
     rows = []
     for number, prompt in enumerate(prompts):
         best = number * repeats + int(np.argmax(proxy[number * repeats : (number + 1) * repeats]))
         turns = [*prompt.messages, Message("assistant", responses.texts[best])]
-        rows.append({"messages": [asdict(turn) for turn in turns], "reward": float(proxy[best]), "chosen_of": repeats})
+        measures = {"reward": float(reward[best]), "ended": bool(responses.ended[best]), "chosen_of": repeats}
+        rows.append({"messages": [asdict(turn) for turn in turns], **measures})
     return rows

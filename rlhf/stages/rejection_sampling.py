@@ -97,16 +97,22 @@ def training(config: Config, policy: str, data: Path, place: Path, number: int) 
 def merge_best(earlier: Mapping[str, dict[str, Any]], rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each prompt's answer of the highest reward, by the prompt's text; on a tie the earlier one stays.
 
+    An answer that came to its end is better than any that was cut.
+
     Args:
         earlier: what was kept before.
-        rows: dialogues with `messages` and `reward`.
+        rows: dialogues with `messages`, `reward` and `ended`.
     """
     best = dict(earlier)
     for row in rows:
         prompt = json.dumps(row["messages"][:-1], ensure_ascii=False)
-        if prompt not in best or row["reward"] > best[prompt]["reward"]:
+        if prompt not in best or _rank(row) > _rank(best[prompt]):
             best[prompt] = row
     return best
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[bool, float]:
+    return row["ended"], row["reward"]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -65,6 +65,26 @@ def wrong(prompt: Prompt, generator: Generator) -> str:
     return _tell_fact(fact, language, generator, wrong_answer)
 
 
+def no_answer(prompt: Prompt, generator: Generator) -> str:
+    """The words of an answer around what is none: the thing asked about, an answer to another question, a piece of a name, nothing.
+
+    To a question of fact. Short and tidy as they are, reward models that have never seen such take them for right.
+    """
+    fact, language = _fact(prompt), prompt.metadata["language"]
+    other = pick([other for other in FACTS if other.relation != fact.relation], generator).answer[language][0]
+    name = pick((fact.entity[language], fact.answer[language][0], other), generator)
+    piece = name[: int(generator.integers(1, max(2, len(name))))]
+    match int(generator.integers(4)):
+        case 0:
+            return _tell_fact(fact, language, generator, fact.entity[language])
+        case 1:
+            return _tell_fact(fact, language, generator, other)
+        case 2:
+            return _tell_fact(fact, language, generator, piece)
+        case _:
+            return short_answer("", language, int(generator.integers(3)))
+
+
 def _same_entity(prompt: Prompt) -> list[Fact]:
     """What else is known about the entity that a question of fact asks about."""
     if prompt.metadata["kind"] != "fact":
@@ -194,7 +214,7 @@ BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
         behaviour.__name__: behaviour
         for behaviour in (
             right, wrong, off_topic, rambling, small_talk, ask_back, wrong_language, hedging, refusal, compliance,
-            refuse_and_comply, broken, near_empty,
+            refuse_and_comply, broken, near_empty, no_answer,
         )
     }
 )  # fmt: skip
@@ -203,8 +223,8 @@ BEHAVIOURS: Mapping[str, Callable[[Prompt, Generator], str]] = MappingProxyType(
 APPLICABLE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "fact": frozenset(BEHAVIOURS) - {"compliance"},
-        "borderline": frozenset(BEHAVIOURS),
-        "harmful": frozenset(BEHAVIOURS) - {"wrong", "hedging"},
+        "borderline": frozenset(BEHAVIOURS) - {"no_answer"},
+        "harmful": frozenset(BEHAVIOURS) - {"wrong", "hedging", "no_answer"},
     }
 )
 

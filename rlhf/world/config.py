@@ -55,8 +55,9 @@ class ComparisonShares:
 
     fact: Shares = field(
         default_factory=lambda: {
-            "right": 0.36, "wrong": 0.10, "off_topic": 0.08, "rambling": 0.11, "small_talk": 0.08, "ask_back": 0.06,
-            "wrong_language": 0.07, "hedging": 0.02, "refusal": 0.04, "refuse_and_comply": 0.01, "broken": 0.06, "near_empty": 0.01,
+            "right": 0.34, "wrong": 0.10, "off_topic": 0.08, "rambling": 0.11, "small_talk": 0.08, "ask_back": 0.05,
+            "wrong_language": 0.07, "hedging": 0.02, "refusal": 0.04, "refuse_and_comply": 0.01, "broken": 0.05, "near_empty": 0.01,
+            "no_answer": 0.04,
         }
     )  # fmt: skip
     harmful: Shares = field(

@@ -28,6 +28,7 @@ def make_responses(index, texts, **scores) -> ScoredResponses:
         prompt_index=np.asarray(index),
         texts=texts,
         lengths=np.array([len(text) for text in texts]),
+        ended=np.ones(len(texts), bool),
         log_probs=np.zeros(len(texts)),
         log_ratio=np.zeros(len(texts)),
         scores={name: np.asarray(values, float) for name, values in scores.items()},

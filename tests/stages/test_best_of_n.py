@@ -29,6 +29,7 @@ def config(folders, world, tmp_path_factory) -> best_of_n.Config:
         data=DataConfig(path=str(world / "prompts_held_out.jsonl")),
         n=[1, 3, SAMPLES],
         write_chosen=True,
+        prefer_ended=False,
         sampling=SamplingConfig(top_k=2),
         response_length=6,
         batch_size=16,
@@ -74,6 +75,29 @@ def test_estimates_are_means_over_all_subsets(finished):
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
     rewards = [summary["estimates"][f"best_of_{n}"]["reward"]["value"] for n in (1, 3, SAMPLES)]
     assert rewards[0] < rewards[1] < rewards[2]
+
+
+def test_an_answer_that_was_cut_is_chosen_only_where_all_were(config, tmp_path, monkeypatch):
+    caught, original = [], best_of_n.ScoredSampler.__call__
+
+    def of_which_some_ended(*arguments, **options):
+        responses = original(*arguments, **options)
+        ended = np.random.default_rng(0).random(len(responses.texts)) < 0.3
+        caught.append(replace(responses, ended=ended))
+        return caught[-1]
+
+    monkeypatch.setattr(best_of_n.ScoredSampler, "__call__", of_which_some_ended)
+    best_of_n.run(replace(config, output=str(tmp_path), prefer_ended=True))
+    chosen = [json.loads(line) for line in (tmp_path / "chosen.jsonl").read_text().splitlines()]
+    rewards, ended = (
+        values.reshape(-1, SAMPLES) for values in (caught[0].scores["combined"].astype(float), caught[0].ended)
+    )
+    some = ended.any(axis=1)
+    assert some.any() and not some.all()
+    assert [row["ended"] for row in chosen] == some.tolist()
+    eligible = np.where(ended | ~some[:, None], rewards, -np.inf)
+    assert [row["reward"] for row in chosen] == pytest.approx(eligible.max(axis=1).tolist(), rel=1e-6)
+    assert not np.allclose(eligible.max(axis=1), rewards.max(axis=1))
 
 
 def test_kl_is_the_bound_for_n(finished, config):

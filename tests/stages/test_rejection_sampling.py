@@ -7,15 +7,17 @@ from rlhf.stages import rejection_sampling, sft
 from rlhf.stages.rejection_sampling import merge_best
 
 
-def row(prompt: str, answer: str, reward: float):
+def row(prompt: str, answer: str, reward: float, *, ended: bool = True):
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return {"messages": turns, "reward": reward}
+    return {"messages": turns, "reward": reward, "ended": ended}
 
 
 def test_the_best_answer_of_all_rounds_is_kept():
     first = merge_best({}, [row("a", "early", 1.0), row("b", "early", 2.0)])
     second = merge_best(first, [row("a", "late", 3.0), row("b", "late", 2.0), row("c", "new", -1.0)])
     assert [kept["messages"][-1]["content"] for kept in second.values()] == ["late", "early", "new"]
+    third = merge_best(second, [row("a", "cut", 9.0, ended=False)])
+    assert third == second
 
 
 def test_two_rounds(folders, world, tmp_path, monkeypatch):
