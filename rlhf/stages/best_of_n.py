@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
 from flax import nnx
+from jaxtyping import Bool, Float
 
 from rlhf.data.lengths import TooLong
 from rlhf.data.records import Message, Prompt
