@@ -105,7 +105,7 @@ class WorldConfig:
     languages: tuple[str, ...] = LANGUAGES
     documents: int = 8000
     demonstrations: int = 5000
-    helpfulness_rankings: int = 16000
+    helpfulness_rankings: int = 18000
     safety_rankings: int = 7000
     answers: int = 4
     held_out_comparisons: int = 1600
