@@ -28,7 +28,7 @@ from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
-from rlhf.stages import best_of_n, evaluate, ppo, pretrain, reward, sft
+from rlhf.stages import best_of_n, dpo, evaluate, ppo, pretrain, reward, sft
 from rlhf.stages.language_model import next_token_loss
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.signals import Interrupted, SignalWatch
@@ -191,6 +191,9 @@ def configure(models, world):
             "ppo.epochs": 2,
             "ppo.response_length": 4,
         },
+        dpo: policy
+        | loop
+        | {"data.path": str(world / "helpfulness.jsonl"), "max_length": 128, "too_long": "skip", "data.held_out": 0.2},
         best_of_n: policy | judges | prompts | {"n": [2], "max_prompts": 4},
         evaluate: judges
         | prompts
@@ -231,13 +234,19 @@ def assert_alike(found, expected):
         assert found == expected
 
 
+# A critic of the cost, and tokens drawn from the most likely ones, which are kept with each response.
+CONSTRAINED = {"ppo.combine.kind": "lagrangian", "ppo.top_k": 5, "iterations": 2}
+
+
 @pytest.mark.parametrize(
-    "stage", [pretrain, reward, best_of_n, evaluate], ids=lambda stage: stage.__name__.rpartition(".")[2]
+    ("stage", "changes"),
+    [(pretrain, {}), (reward, {}), (dpo, {}), (ppo, CONSTRAINED), (best_of_n, {}), (evaluate, {})],
+    ids=lambda part: "" if isinstance(part, dict) else part.__name__.rpartition(".")[2],
 )
-def test_a_stage_writes_the_numbers_of_one_device(configure, tmp_path, stage):
+def test_a_stage_writes_the_numbers_of_one_device(configure, tmp_path, stage, changes):
     outputs = {"one": {"data": 1}, "eight": MIXED}
     for name, sizes in outputs.items():
-        stage.run(configure(stage, tmp_path / name, sizes))
+        stage.run(configure(stage, tmp_path / name, sizes, **changes))
     for file in ("metrics.jsonl", "samples.jsonl", "evaluation.json"):
         if (tmp_path / "one" / file).exists():
             assert_alike(*(read(tmp_path / name / file) for name in ("eight", "one")))
