@@ -58,7 +58,7 @@ class GoldScores:
     refused: np.ndarray
 
 
-def _language_factor(words: list[str], language: str, *, answered_in_other: bool) -> float:
+def _language_factor(words: Sequence[str], language: str, *, answered_in_other: bool) -> float:
     share = reading.language_share(words, language)
     if share < 0.3:
         return 0.3
