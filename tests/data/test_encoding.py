@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlhf.data import encoding
 from rlhf.data.encoding import (
     comparison_encoder,
     decode_response,
@@ -150,6 +152,15 @@ def test_comparison(byte_level):
     assert (pair.margin, pair.weight, pair.index) == (0.5, 0.25, 7)
     other = encode(Comparison((Message("user", "r"),), "good", "bad"), 8)
     assert byte_level.decode(np.concatenate([other.prompt, other.rejected])) == "<|bos|>USER: r AI: bad<|eos|>"
+
+
+def test_the_answers_of_a_ranked_list_are_encoded_once(byte_level, monkeypatch):
+    apply_template(byte_level, "user_ai")
+    calls, original = [], encoding._encode_answer
+    monkeypatch.setattr(encoding, "_encode_answer", lambda *words: calls.append(words[1]) or original(*words))
+    prompt, encode = (Message("user", "q"),), comparison_encoder(byte_level)
+    pairs = [encode(Comparison(prompt, *pair), 0) for pair in itertools.combinations("abcd", 2)]
+    assert len(pairs) == 6 and sorted(calls) == [" a", " b", " c", " d"]
 
 
 def test_limits(byte_level):

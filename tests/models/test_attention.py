@@ -1,10 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from rlhf.models import softmax_attention
+from rlhf.models.adapters.config import AdapterConfig
+from rlhf.models.adapters.insert import insert
 from rlhf.models.cache import KVCache
-from rlhf.models.config import AttentionConfig
+from rlhf.models.config import AttentionConfig, ModelConfig
+from rlhf.models.transformer import Transformer
 
 
 def draw(*shape, seed=0):
@@ -36,3 +41,18 @@ class Prefix(nnx.Module):
 
     def __call__(self):
         return self.keys[...], self.values[...]
+
+
+@pytest.mark.parametrize("kind", [None, "prefix"])
+def test_blocks_of_queries_change_nothing_for_packed_and_padded_rows(kind, monkeypatch):
+    config = ModelConfig(vocab_size=32, width=16, layers=2, heads=4, kv_heads=2, mlp_width=24, context=256)
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    if kind is not None:
+        model = insert(model, AdapterConfig(kind=kind, length=3), nnx.Rngs(1))
+    tokens = jax.random.randint(jax.random.key(0), (2, 192), 0, 32)
+    segments = jnp.stack([jnp.arange(192) // 80 + 1, jnp.where(jnp.arange(192) < 50, 0, 1)])
+    in_blocks = model(tokens, segments)
+    monkeypatch.setattr(softmax_attention, "MOST_BLOCKS", 1)
+    at_once = model(tokens, segments)
+    real = segments > 0
+    np.testing.assert_allclose(in_blocks[real], at_once[real], rtol=1e-5, atol=1e-5)
