@@ -1,7 +1,8 @@
 """Sampling responses: one compiled program of prefill and decode.
 
 The prompts are left-padded, so every response starts in the same column and the key/value cache is written at one slot a step for
-the whole batch. The loop stops as soon as every response has ended.
+the whole batch. The loop stops as soon as every response has ended. Long responses are sampled in several loops, between which the
+cache grows.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlhf.generation.sampling import SamplingConfig, choose_tokens, without_early_end
 from rlhf.models.transformer import Transformer, positions_from_segments
+
+MOST_LOOPS = 2
+LEAST_STEPS = 64
+"""Of the loops over tokens: each is compiled by itself, and all but the first begin with a copy of the cache."""
 
 
 @register_dataclass
@@ -74,7 +79,8 @@ def generate(
         Responses of shape [batch, max_new_tokens].
     """
     batch, prompt_time = prompt_tokens.shape
-    layers, cache = model.layers(), model.new_cache(batch, prompt_time + max_new_tokens)
+    lengths = _loop_lengths(max_new_tokens)
+    layers, cache = model.layers(), model.new_cache(batch, prompt_time + lengths[0])
     positions = positions_from_segments(prompt_mask.astype(jnp.int32))
     hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache, layers)
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
@@ -91,9 +97,9 @@ def generate(
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
         return jax.tree.map(lambda whole, part: put(whole, part[:, None]), responses, column)
 
-    def keep_going(carry):
+    def keep_going(carry, end):
         step, _, _, ended, _ = carry
-        return (step < max_new_tokens) & ~jnp.all(ended)
+        return (step < end) & ~jnp.all(ended)
 
     def decode_one(carry):
         step, cache, last_tokens, ended, responses = carry
@@ -108,4 +114,19 @@ def generate(
     responses = empty_responses(batch, max_new_tokens, pad_token, sampling, model.config.vocab_size)
     responses = write(responses, 0, column)
     carry = (jnp.int32(1), cache, column.tokens, column.tokens == end_token, responses)
-    return jax.lax.while_loop(keep_going, decode_one, carry)[-1]
+    end = 0
+    for length in lengths:
+        step, cache, *others = carry
+        carry = (step, cache if end == 0 else cache.grown(length), *others)
+        end += length
+        carry = jax.lax.while_loop(partial(keep_going, end=end), decode_one, carry)
+    return carry[-1]
+
+
+def _loop_lengths(max_new_tokens: int) -> list[int]:
+    """Divides the tokens among loops.
+
+    Every token reads the whole cache, so the earlier ones have a shorter one.
+    """
+    loops = max(1, min(MOST_LOOPS, max_new_tokens // LEAST_STEPS))
+    return [max_new_tokens // loops + (number < max_new_tokens % loops) for number in range(loops)]

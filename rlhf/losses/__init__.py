@@ -6,6 +6,7 @@ of unequal length.
 """
 
 from rlhf.losses.advantages import explained_variance, generalized_advantages, whiten
+from rlhf.losses.chunked_cross_entropy import cross_entropy_of_states
 from rlhf.losses.excluded_token import exclude_token
 from rlhf.losses.kl import adaptive_kl_coefficient, kl_estimate, kl_shaped_rewards
 from rlhf.losses.language_model import cross_entropy, token_log_probs, token_log_probs_and_entropy
@@ -27,6 +28,7 @@ __all__ = [
     "clipped_surrogate",
     "clipped_value_loss",
     "cross_entropy",
+    "cross_entropy_of_states",
     "exclude_token",
     "explained_variance",
     "generalized_advantages",

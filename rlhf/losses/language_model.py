@@ -10,7 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
 from rlhf.losses.masking import masked_sum
 
@@ -180,22 +180,34 @@ def _map_positions(
         return function(logits_of(chunk_hidden), chunk_targets)
 
     batch, time = targets.shape[:2]
-    columns = time if chunk_size is None else max(1, chunk_size // batch)
-    if columns >= time:
+    chunks = chunk_count((batch, time), chunk_size)
+    if chunks == 1:
         return from_hidden(hidden, targets)
-    chunks = -(-time // columns)
-    # A chunk takes every `chunks`-th column of every row, not a run of neighbours: batch and time axes that are spread
-    # over devices stay spread inside each chunk, whereas contiguous chunks of a spread axis would be computed one
-    # device at a time.
-    padding = columns * chunks - time
-
-    def split(values):
-        padded = jnp.pad(values, ((0, 0), (0, padding)) + ((0, 0),) * (values.ndim - 2))
-        return jnp.moveaxis(padded.reshape(batch, columns, chunks, *values.shape[2:]), 2, 0)
 
     def join(values):
-        return jnp.moveaxis(values, 0, 2).reshape(batch, columns * chunks)[:, :time]
+        return jnp.moveaxis(values, 0, 2).reshape(batch, -1)[:, :time]
 
     recomputed = jax.checkpoint(from_hidden)
-    results = jax.lax.map(lambda chunk: recomputed(*chunk), (split(hidden), split(targets)))
-    return tuple(join(result) for result in results)
+    pieces = split_columns(hidden, chunks), split_columns(targets, chunks)
+    return tuple(join(result) for result in jax.lax.map(lambda chunk: recomputed(*chunk), pieces))
+
+
+def chunk_count(shape: tuple[int, int], chunk_size: int | None) -> int:
+    """Into how many chunks of whole columns positions of the shape [batch, time] go, if a chunk has `chunk_size` of them."""
+    batch, time = shape
+    columns = time if chunk_size is None else max(1, chunk_size // batch)
+    return -(-time // columns)
+
+
+def split_columns(
+    values: Shaped[Array, "batch time *rest"], chunks: int
+) -> Shaped[Array, "chunks batch columns *rest"]:
+    """Divides the time axis into chunks, zeros at the end of some.
+
+    A chunk takes every `chunks`-th column of every row, not a run of neighbours: batch and time axes that are spread over devices
+    stay spread inside each chunk, whereas contiguous chunks of a spread axis would be computed one device at a time.
+    """
+    batch, time, *rest = values.shape
+    columns = -(-time // chunks)
+    padded = jnp.pad(values, ((0, 0), (0, columns * chunks - time)) + ((0, 0),) * len(rest))
+    return jnp.moveaxis(padded.reshape(batch, columns, chunks, *rest), 2, 0)

@@ -1,6 +1,6 @@
 """The key/value cache of decoding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 from jax import lax
@@ -79,6 +79,19 @@ class KVCache:
             positions=jnp.zeros((batch, slots), jnp.int32),
             valid=jnp.zeros((batch, slots), bool),
             length=jnp.zeros((), jnp.int32),
+        )
+
+    def grown(self, slots: int) -> "KVCache":
+        """The cache with room for so many more tokens."""
+
+        def longer(array, axis):
+            return jnp.pad(array, [(0, slots if number == axis else 0) for number in range(array.ndim)])
+
+        return replace(
+            self,
+            layers=tuple(LayerCache(longer(layer.keys, 2), longer(layer.values, 2)) for layer in self.layers),
+            positions=longer(self.positions, 1),
+            valid=longer(self.valid, 1),
         )
 
     @property

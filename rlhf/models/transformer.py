@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from rlhf.losses import language_model
+from rlhf.losses.chunked_cross_entropy import cross_entropy_of_states
 from rlhf.models import parameters
 from rlhf.models.block import Block
 from rlhf.models.cache import KVCache
@@ -219,6 +220,18 @@ class Transformer(nnx.Module):
             chunk_size=chunk_size,
             **self._log_prob_rules,
         )
+
+    def cross_entropy(
+        self,
+        hidden: Float[Array, "batch time size"],
+        targets: Int[Array, "batch time"],
+        mask: Bool[Array, "batch time"],
+        *,
+        chunk_size: int | None = None,
+    ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+        """Negative log-likelihood of the targets that count, and their number; see `rlhf.losses.cross_entropy_of_states`."""
+        rules = self._log_prob_rules
+        return cross_entropy_of_states(hidden, self.output_kernel(), targets, mask, chunk_size=chunk_size, **rules)
 
     def token_log_probs_and_entropy(
         self,

@@ -4,7 +4,6 @@ What reinforcement learning would make the policy forget is held by the data tha
 """
 
 from rlhf.data.batches import SequenceBatch
-from rlhf.losses.language_model import cross_entropy
 from rlhf.training.step import LossFunction
 
 
@@ -13,7 +12,7 @@ def pretraining_loss(logits_chunk: int | None) -> LossFunction:
 
     def loss(policy, rows: SequenceBatch):
         hidden = policy(rows.tokens, rows.segment_ids)
-        log_probs = policy.token_log_probs(hidden[:, :-1], rows.tokens[:, 1:], chunk_size=logits_chunk)
-        return *cross_entropy(log_probs, rows.loss_mask[:, 1:]), {}
+        targets, counts = rows.tokens[:, 1:], rows.loss_mask[:, 1:]
+        return *policy.cross_entropy(hidden[:, :-1], targets, counts, chunk_size=logits_chunk), {}
 
     return loss

@@ -6,7 +6,6 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.data.batches import SequenceBatch
-from rlhf.losses.language_model import cross_entropy
 from rlhf.models.source import save_model
 from rlhf.models.transformer import Transformer
 from rlhf.stages.folder import StageFolder, close_folder
@@ -19,10 +18,8 @@ def next_token_loss(logits_chunk: int | None):
 
     def loss(model: Transformer, batch: SequenceBatch):
         hidden = model(batch.tokens, batch.segment_ids)
-        mask = batch.loss_mask[:, 1:]
-        log_probs = model.token_log_probs(hidden[:, :-1], batch.tokens[:, 1:], chunk_size=logits_chunk)
-        total, weight = cross_entropy(log_probs, mask)
-        return total, weight, {}
+        targets, counts = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
+        return *model.cross_entropy(hidden[:, :-1], targets, counts, chunk_size=logits_chunk), {}
 
     return loss
 

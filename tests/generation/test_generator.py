@@ -9,9 +9,12 @@ import pytest
 from flax import nnx
 
 from rlhf.data.batches import PromptBatch
+from rlhf.generation import generator as generator_module
 from rlhf.generation.generator import Responses, generate
 from rlhf.generation.rollout import join
 from rlhf.generation.sampling import SamplingConfig
+from rlhf.models.adapters.config import AdapterConfig
+from rlhf.models.adapters.insert import insert
 from rlhf.models.config import ModelConfig
 from rlhf.models.transformer import Transformer
 from rlhf.training.compilations import CompilationCounter
@@ -138,6 +141,42 @@ def test_it_stops_when_all_have_ended(generator, model, monkeypatch):
     assert int(responses.mask.sum()) == last + 1
     # The prompt is decoded at length 0, and each token but the last once after it.
     assert sorted(steps) == [0, *range(5, 5 + last)]
+
+
+@pytest.mark.parametrize("method", ["none", "prompt"])
+def test_a_cache_that_grows_changes_nothing(model, monkeypatch, method):
+    sampled_by = nnx.clone(model)
+    if method == "prompt":
+        sampled_by = insert(sampled_by, AdapterConfig(kind="prompt", length=2), nnx.Rngs(0))
+    definition, state = nnx.split(sampled_by)
+    slots = []
+
+    def sampled(most_loops):
+        monkeypatch.setattr(generator_module, "MOST_LOOPS", most_loops)
+        monkeypatch.setattr(generator_module, "LEAST_STEPS", 2)
+        settings = {"max_new_tokens": NEW_TOKENS, "end_token": END, "pad_token": PAD, "sampling": SamplingConfig()}
+        prompts = make_prompts()
+
+        @jax.jit
+        def program(state):
+            return generate(nnx.merge(definition, state), prompts.tokens, prompts.mask, jax.random.key(4), **settings)
+
+        return program(state)
+
+    decode = Transformer.decode
+
+    def noted(self, tokens, positions, valid, cache, layers):
+        slots.append(cache.slots)
+        return decode(self, tokens, positions, valid, cache, layers)
+
+    whole = sampled(1)
+    monkeypatch.setattr(Transformer, "decode", noted)
+    grown = sampled(3)
+    virtual = sampled_by.virtual_tokens
+    assert sorted(set(slots)) == [virtual + max(LENGTHS) + tokens for tokens in (3, 6, 8)]
+    np.testing.assert_array_equal(grown.tokens, whole.tokens)
+    np.testing.assert_array_equal(grown.mask, whole.mask)
+    np.testing.assert_allclose(grown.log_probs, whole.log_probs, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
