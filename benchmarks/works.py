@@ -35,6 +35,8 @@ END_TOKEN = 0
 MEAN_LENGTH = 0.4
 """Of responses that end by themselves, as a share of the longest."""
 BATCHES = 8
+LOGITS_CHUNK = 512
+"""Positions whose logits SFT holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def sft(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
     batch = SequenceBatch(tokens, np.ones_like(tokens), np.ones(tokens.shape, bool))
     products = network(config, rows, length, TRAINING) + logits(config, rows * (length - 1), TRAINING)
     model = Transformer(config, compute=compute, rngs=nnx.Rngs(0))
-    return Work(_training(model, next_token_loss(None), batch), rows * length, products)
+    return Work(_training(model, next_token_loss(LOGITS_CHUNK), batch), rows * length, products)
 
 
 def reward(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
@@ -145,9 +147,11 @@ def _sampling(config: ModelConfig, sample: Callable, state: Any, prompts: int, p
     return Work(lambda: sample(state, key), new_tokens, products)
 
 
-def ppo(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
+def ppo(
+    config: ModelConfig, compute: ComputeConfig, scale: int = 1, *, prompts: int = 64, new_tokens: int = 64
+) -> Work:
     """One iteration: 64 prompts × 64 tokens, 64 new tokens each, 4 epochs × 4 minibatches, four separate models."""
-    batch, length, new_tokens = 64 * scale, 64, 64
+    batch, length = prompts * scale, 64
     settings = PPOConfig(
         rollout_batch_size=batch,
         minibatch_size=batch // 4,
@@ -172,14 +176,14 @@ def ppo(config: ModelConfig, compute: ComputeConfig, scale: int) -> Work:
         config=settings,
     )
     learners = [begin_learning(policy, value, optimizers)]
-    prompts = PromptBatch(
+    rows = PromptBatch(
         _tokens(config, batch, length), np.ones((batch, length), bool), np.zeros(batch, bool), np.arange(batch)
     )
     parts: dict[str, float] = {}
 
     def iteration():
         clock = _Laps(parts)
-        rollout = clock.lap("rollout", programs.rollout(learners[0], prompts, step_key(0, "rollout", 0)))
+        rollout = clock.lap("rollout", programs.rollout(learners[0], rows, step_key(0, "rollout", 0)))
         zeros = np.zeros(batch, np.float32)
         experience, *_ = clock.lap("score", programs.score(learners[0], rollout, zeros, jnp.float32(0.05)))
         learners[0], metrics = clock.lap("update", programs.update(learners[0], experience, step_key(0, "shuffle", 0)))
