@@ -18,8 +18,8 @@ units of 1000, as it is published; what a GPU has beyond that is left to CUDA an
   https://docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/core-components.html
 
 NVIDIA's data sheets themselves could not be read. Operations, and size and bandwidth of memory, are as others quote them:
-https://glennklockwood.com/garden/processors/A100 and /h100, of H200 https://github.com/jax-ml/scaling-book (gpus.md). Not confirmed:
-the rate of the adapters of DGX A100, 200 Gb/s.
+https://glennklockwood.com/garden/processors/A100 and /h100, of H200 https://github.com/jax-ml/scaling-book (gpus.md). Not
+confirmed: the rate of the adapters of DGX A100, 200 Gb/s.
 """
 
 from dataclasses import dataclass
