@@ -1,14 +1,25 @@
-"""What TPU chips and GPUs can do at best, as their makers publish it.
+"""What TPU chips and GPUs can do at best, as their makers publish it; read in November 2026 in stored copies of the pages named.
 
-TPUs: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. Bandwidth between chips is published in bits a second over all of
-a chip's links; here it is bytes that a chip can send a second (v4: 6 links of 50 GB/s, v5e: 1,600 Gb/s, v5p: 4,800 Gb/s, v6e:
-3,200 Gb/s). What a program can have of a chip's memory is not what is published (32, 16, 95 and 32 GB): it is what the compiler
-of libtpu 0.0.51 names when it refuses a program that is too large ("exceeds available HBM (15.75G)").
+TPUs: https://docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. Bandwidth between chips is published for both directions
+together (v5e: 400 GB/s, v5p: 1,200 GB/s, v6e: 800 GB/s; of one in older copies, 1,600, 4,800 and 3,200 Gb/s); here it is bytes that
+a chip can send a second, over all of its links. Copies differ in the bandwidth of main memory of v5e, 819 GB/s or 800 GiB/s, and of
+v6e, 1,600, 1,638 or 1,640 GB/s. Not confirmed: v4's links, 6 of 50 GB/s. What a program can have of a chip's memory is not what is
+published (32, 16, 95 and 32 GB): it is what the compiler of libtpu 0.0.51 names when it refuses a program that is too large
+("exceeds available HBM (15.75G)").
 
-GPUs, the SXM modules: https://www.nvidia.com/en-us/data-center/a100, /h100 and /h200. Operations are those without sparsity (half
-of the figure that is printed first); NVLink's bandwidth is published for both directions together. Nodes are those of DGX systems
-(https://docs.nvidia.com/dgx/dgxa100-user-guide and /dgxh100-user-guide): 8 GPUs, one network adapter each, of 200 Gb/s (A100) or
-400 Gb/s (H100, H200). Memory is counted in units of 1000, as it is published; what a GPU has beyond that is left to CUDA and NCCL.
+GPUs, the SXM modules. Operations are those without sparsity, half of the figure that data sheets print first. NVLink's bandwidth
+is published for both directions together. Nodes are those of DGX systems, with a network adapter for each GPU. Memory is counted in
+units of 1000, as it is published; what a GPU has beyond that is left to CUDA and NCCL. From NVIDIA's own pages:
+
+- NVLink of A100, 600 GB/s:
+  https://devblogs.nvidia.com/introducing-hgx-a100-most-powerful-accelerated-server-platform-for-ai-hpc
+- NVLink of Hopper (H100, H200), 900 GB/s: https://www.nvidia.com/en-sg/technologies/hopper-architecture
+- DGX H100 and H200, 8 GPUs with 640 and 1,128 GB in all, 8 adapters of 400 Gb/s:
+  https://docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/core-components.html
+
+NVIDIA's data sheets themselves could not be read. Operations, and size and bandwidth of memory, are as others quote them:
+https://glennklockwood.com/garden/processors/A100 and /h100, of H200 https://github.com/jax-ml/scaling-book (gpus.md). Not
+confirmed: the rate of the adapters of DGX A100, 200 Gb/s.
 """
 
 from dataclasses import dataclass
@@ -53,7 +64,7 @@ CHIPS = {
     "v4": Chip(275e12, 30.75 * GIBIBYTE, 1200e9, 300e9),
     "v5e": Chip(197e12, 15.75 * GIBIBYTE, 819e9, 200e9),
     "v5p": Chip(459e12, 95.73 * GIBIBYTE, 2765e9, 600e9),
-    "v6e": Chip(918e12, 31.24 * GIBIBYTE, 1640e9, 400e9),
+    "v6e": Chip(918e12, 31.24 * GIBIBYTE, 1638e9, 400e9),
 }
 GPUS = {
     "a100-40gb": Chip(312e12, 40 * GIGABYTE, 1555e9, 300e9, Node(8, 25e9)),

@@ -231,10 +231,19 @@ def test_for_gpus_without_one(capsys, monkeypatch):
     assert "reduce-scatter" in program["collectives"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install libtpu)")
 def test_for_a_real_slice(capsys):
-    model = "{vocab_size: 64, width: 128, layers: 2, heads: 2, mlp_width: 128}"
-    words = [f"--model.architecture={model}", "--mesh.fsdp=4", "--loop.batch_size=8", "--max_length=128"]
+    """The splash kernel meets the TPU's own compiler, and every product is counted, those within the kernel too."""
+    chips, rows, length, layers, width = 4, 4, 1024, 2, 256
+    model = f"{{vocab_size: 64, width: {width}, layers: {layers}, heads: 2, kv_heads: 1, mlp_width: 128}}"
+    words = [f"--model.architecture={model}", "--model.compute.attention=splash", f"--mesh.fsdp={chips}"]
+    words += [f"--loop.batch_size={rows}", f"--max_length={length}", "--json"]
     assert main(["compile", "--topology", "v5e:2x2", *words]) == 0
-    printed = capsys.readouterr().out
-    assert "train step" in printed and "all-gather" in printed and "at best" in printed
+    content = json.loads(capsys.readouterr().out)
+    (program,) = content["programs"]
+    assert content["fits"] and not content["estimated"] and "all-gather" in program["collectives"]
+    attention, mlp = 3 * width * width, 3 * width * 128  # two heads share the keys and the values of one
+    parameters = layers * (attention + mlp) + 64 * width
+    products, computed = 2 + 3 + 4, 3 / 4  # forward and of its gradients; of the four blocks of 512 x 512 one is hidden
+    kernel = layers * products * computed * 2 * length * length * width
+    assert program["flops"] == pytest.approx(rows / chips * (6 * parameters * length + kernel), rel=1e-3)

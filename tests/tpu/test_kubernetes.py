@@ -1,5 +1,7 @@
 """The manifest that tpu/kubernetes/render prints."""
 
+import subprocess
+
 import pytest
 import yaml
 from launcher.kubernetes import main, manifest
@@ -48,3 +50,8 @@ def test_render_prints_it_or_says_what_is_wrong(capsys):
     assert "v5e-4" in capsys.readouterr().err
     with pytest.raises(LaunchError, match="lower-case"):
         manifest("Pilot_1", "v5e-1", "image", PROGRAM, **SETTINGS)
+
+
+def test_the_command_has_help(repository):
+    result = subprocess.run([repository / "tpu/kubernetes/render", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "usage: tpu/kubernetes/render" in result.stdout and "--type" in result.stdout

@@ -164,7 +164,8 @@ def test_deleting_lets_the_program_save(cloud):
     watching.communicate(timeout=200)
     started = time.monotonic()
     assert cloud.run("delete", "pilot").returncode == 0
-    assert (cloud.folder / "saved").exists() and time.monotonic() - started < 20
+    assert (cloud.folder / "saved").exists()
+    assert time.monotonic() - started < 110  # it does not wait for the two minutes that a program may take
 
 
 def test_without_a_project_or_a_type_it_says_what_to_give(cloud):

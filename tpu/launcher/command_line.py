@@ -104,15 +104,15 @@ def launch(options: argparse.Namespace, program: list[str]) -> int:
 
 def status(options: argparse.Namespace, program: list[str]) -> int:
     """Say what there is of a launch: the state of its request, and of its program."""
-    _, resource, job = _existing(options)
+    runner, resource, job = _existing(options)
     state = resource.state()
-    print(f"{options.name} in {resource.place.zone} of {resource.place.project}: {state}")
+    runner.answer(f"{options.name} in {resource.place.zone} of {resource.place.project}: {state}")
     if state == ACTIVE and not resource.lost():
         program_status = job.status()
         code = "" if program_status.exit_code is None else f" with exit status {program_status.exit_code}"
-        print(f"program: {program_status.kind}{code}")
+        runner.answer(f"program: {program_status.kind}{code}")
     elif state in GONE:
-        print(
+        runner.answer(
             f"It is over; tpu/launch makes a new one, tpu/delete {options.name} removes what counts against the quota."
         )
     return 0
@@ -120,9 +120,9 @@ def status(options: argparse.Namespace, program: list[str]) -> int:
 
 def logs(options: argparse.Namespace, program: list[str]) -> int:
     """Show the output of a launch's program and follow it to its end; changes nothing."""
-    _, resource, job = _existing(options)
+    runner, resource, job = _existing(options)
     if options.all:
-        print(job.last_lines())
+        runner.answer(job.last_lines())
         return 0
     attempt = job.status().attempt
     copy = log_path(options.name, attempt)
@@ -135,8 +135,8 @@ def logs(options: argparse.Namespace, program: list[str]) -> int:
 
 def ssh(options: argparse.Namespace, program: list[str]) -> int:
     """Run a shell command, given after --, on every machine of a launch."""
-    _, _, job = _existing(options)
-    print(job.workers.read_everywhere(" ".join(program)), end="")
+    runner, _, job = _existing(options)
+    runner.answer(job.workers.read_everywhere(" ".join(program)), end="")
     return 0
 
 

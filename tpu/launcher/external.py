@@ -30,7 +30,12 @@ class Runner:
 
     def say(self, text: str) -> None:
         """Tells the user something, beside the program's own output on standard output."""
-        print(f"[{datetime.now():%H:%M:%S}] {text}", file=sys.stderr, flush=True)
+        print(f"[{datetime.now():%H:%M:%S}] {'dry run: ' if self.dry_run else ''}{text}", file=sys.stderr, flush=True)
+
+    def answer(self, text: str, end: str = "\n") -> None:
+        """Prints what was asked for on standard output; a dry run, which knows no answer, keeps that to the commands."""
+        if not self.dry_run:
+            print(text, end=end)
 
     def wait(self, polls: float = 1) -> None:
         """Lets some time pass."""
