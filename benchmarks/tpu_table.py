@@ -3,7 +3,7 @@
     python benchmarks/tpu_table.py                  # every row that has no result yet; stop it whenever you like
     python benchmarks/tpu_table.py NAME …           # these rows, again
     python benchmarks/tpu_table.py --list           # names and commands
-    python benchmarks/tpu_table.py --table          # the table, from the results that are there
+    python benchmarks/tpu_table.py --table          # the tables, from the results that are there
 
 Needs libtpu and no TPU; see tpu/README.md. A row is one `rlhf compile`, in a process of its own, and leaves
 benchmarks/results/tpu/NAME.json. Rows of 4,096 tokens; PPO: prompts of 2,048 tokens and responses of 2,048, with policy,
@@ -12,6 +12,7 @@ reference, value model and two reward models.
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -34,10 +35,12 @@ class Slice:
     Attributes:
         topology: as `rlhf compile` takes it: generation and chips along each axis.
         chips: in all.
+        flags: for the TPU's compiler.
     """
 
     topology: str
     chips: int
+    flags: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ class Row:
     def name(self) -> str:
         """Tells the row from all others; the name of its file."""
         return f"{self.model}-{self.slice.topology.replace(':', '-')}-{self.stage}-{'lora' if self.lora else 'full'}"
+
+    @property
+    def command(self) -> str:
+        """As typed into a shell."""
+        flags = self.slice.flags
+        return (f"LIBTPU_INIT_ARGS={shlex.quote(flags)} " if flags else "") + shlex.join(self.words)
 
     @property
     def words(self) -> list[str]:
@@ -104,9 +113,13 @@ def ppo(rollout: int, minibatch: int, parts: int, *options: str) -> tuple[str, .
     )
 
 
+# Up to 32 chips in a ring the compiler multiplies by each part of a gathered matrix while it sends the next, in code of its own for
+# each part. That takes it over 45 minutes of one core for the layer of a 7B model, and without it four.
+WHOLE_PRODUCTS = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 # By chips: Google's own names count cores for v5p, so that v5p-32 there is 16 chips.
 V5E_8, V5E_64, V6E_64 = Slice("v5e:2x4", 8), Slice("v5e:8x8", 64), Slice("v6e:8x8", 64)
-V5P_16, V5P_32, V5P_256 = Slice("v5p:2x2x4", 16), Slice("v5p:2x4x4", 32), Slice("v5p:4x8x8", 256)
+V5P_8, V5P_16 = Slice("v5p:2x2x2", 8, WHOLE_PRODUCTS), Slice("v5p:2x2x4", 16, WHOLE_PRODUCTS)
+V5P_32, V5P_64, V5P_256 = Slice("v5p:2x4x4", 32, WHOLE_PRODUCTS), Slice("v5p:4x4x4", 64), Slice("v5p:4x8x8", 256)
 
 CASES = (
     ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1)}),
@@ -116,25 +129,36 @@ CASES = (
     ("llama3.1-8b", V6E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1, GATHERED)}),
     ("llama2-70b", V5P_256, {"sft": sft(256), "ppo": ppo(256, 256, 1)}),
 )
-ROWS = {
-    row.name: row
+GROWING = tuple(
+    Row("llama2-7b", slice, stage, lora=False, options=options)
+    for stage, of_rows in (("sft", sft), ("ppo", lambda rows: ppo(rows, rows, 4, GATHERED)))
+    for slice, options in ((slice, of_rows(4 * slice.chips)) for slice in (V5P_8, V5P_64, V5P_256))
+)
+"""The same work for each chip, and ever more chips."""
+TABLE = tuple(
+    Row(model, where, stage, lora, options)
     for model, where, stages in CASES
     for stage, options in stages.items()
-    for row in (Row(model, where, stage, lora, options) for lora in (False, True))
-}
+    for lora in (False, True)
+)
+ROWS = {row.name: row for row in (*TABLE, *GROWING)}
 
 
 def compile_row(row: Row) -> bool:
     """Runs the command of a row and keeps what it says; returns whether it succeeded. A program that does not fit is a result."""
-    print(shlex.join(row.words), flush=True)
+    print(row.command, flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", *row.words, "--json"], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=False
+        [sys.executable, "-m", *row.words, "--json"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"LIBTPU_INIT_ARGS": row.slice.flags},
+        check=False,
     )
     if done.returncode:
         print(f"{row.name}: exit status {done.returncode}", file=sys.stderr, flush=True)
         return False
     result = {
-        "command": shlex.join(row.words),
+        "command": row.command,
         "libtpu": version("libtpu"),
         "jax": version("jax"),
         "programs": json.loads(done.stdout)["programs"],
@@ -149,14 +173,40 @@ def table() -> Iterator[str]:
     """Lines of a Markdown table with a line a program; a row without a result is there too, and says so."""
     yield "| model, chips, what is trained | program | memory of a chip, GiB | arithmetic | main memory | network | longest |"
     yield "|---|---|---|---|---|---|---|"
-    for row in ROWS.values():
+    for row in TABLE:
         what = f"{row.model}, {row.slice.topology}, {row.stage} {'LoRA' if row.lora else 'full'}"
-        file = RESULTS / f"{row.name}.json"
-        if not file.is_file():
+        programs = _programs(row)
+        if not programs:
             yield f"| {what} | not compiled | | | | | |"
-            continue
-        for program in json.loads(file.read_text(encoding="utf-8"))["programs"]:
+        for program in programs:
             yield f"| {what} | {program['program']} | {_memory(program)} | {_times(program)} |"
+
+
+def scaling_table() -> Iterator[str]:
+    """The same of the rows whose work grows with the chips, and a chip's speed beside that in the smallest slice.
+
+    At best the network works while the chip computes and reads; at worst it never does.
+    """
+    yield "| chips | program | memory of a chip, GiB | arithmetic | main memory | network | longest | speed, at best | at worst |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    first: dict[str, tuple[float, float]] = {}
+    for row in GROWING:
+        for program in _programs(row):
+            cells = f"| {row.slice.chips} | {program['program']} | {_memory(program)} | {_times(program)} |"
+            if "seconds" not in program:
+                yield f"{cells} | |"
+                continue
+            seconds = program["seconds"]
+            alone = max(seconds["arithmetic"], seconds["memory"])
+            times = max(alone, seconds["network"]), alone + seconds["network"]
+            kept = (was / now for was, now in zip(first.setdefault(program["program"], times), times, strict=True))
+            yield f"{cells} {' | '.join(f'{100 * share:.1f} %' for share in kept)} |"
+
+
+def _programs(row: Row) -> list[dict]:
+    """What its command said, nothing if it has not run."""
+    file = RESULTS / f"{row.name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["programs"] if file.is_file() else []
 
 
 def _memory(program: dict) -> str:
@@ -178,14 +228,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to compile, again too")
     parser.add_argument("--list", action="store_true", help="print names and commands, compile nothing")
-    parser.add_argument("--table", action="store_true", help="print the table, compile nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables, compile nothing")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in ROWS]:
         parser.error(f"there are no rows {', '.join(unknown)}; --list names them all")
     if arguments.list:
-        print("\n".join(f"{row.name}: {shlex.join(row.words)}" for row in ROWS.values()))
+        print("\n".join(f"{row.name}: {row.command}" for row in ROWS.values()))
     elif arguments.table:
-        print("\n".join(table()))
+        print("\n".join((*table(), "", *scaling_table())))
     else:
         waiting = [name for name in ROWS if not (RESULTS / f"{name}.json").is_file()]
         succeeded = [compile_row(ROWS[name]) for name in arguments.names or waiting]
