@@ -1,6 +1,6 @@
 """Step time, memory, traffic and compile time of each mesh, on virtual devices of this machine's CPU.
 
-    python benchmarks/scaling.py [--shape tiny] [--devices 8] [--json scaling.json]
+    python benchmarks/scaling.py [--shape small] [--devices 8] [--json scaling.json]
 
 Virtual devices share the cores, so a perfect mesh takes as long as one device with the same work: `time` is the overhead of
 dividing and nothing else. What scales is what a device holds and computes: memory and FLOPs are counted of the program of one
@@ -31,7 +31,7 @@ COLUMNS = {
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="tiny", help="a model of shapes.py")
+    parser.add_argument("--shape", default="small", help="a model of shapes.py")
     parser.add_argument("--devices", type=int, default=8, help="virtual devices, a power of 2")
     parser.add_argument("--meshes", nargs="+", choices=MESHES, default=MESHES, help="besides one device")
     parser.add_argument("--rows", type=int, default=8, help="of a batch, and prompts of a rollout")
