@@ -1,8 +1,8 @@
 """Sampling responses: one compiled program of prefill and decode.
 
 The prompts are left-padded, so every response starts in the same column and the key/value cache is written at one slot a step for
-the whole batch. The loop stops as soon as every response has ended. Long responses are sampled in several loops, between which the
-cache grows.
+the whole batch. The loop stops as soon as every response has ended. Long responses of shallow models are sampled in several loops,
+between which the cache grows.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rlhf.generation.sampling import SamplingConfig, choose_tokens, without_early_end
 from rlhf.models.transformer import Transformer, positions_from_segments
 
-MOST_LOOPS = 2
 LEAST_STEPS = 64
-"""Of the loops over tokens: each is compiled by itself, and all but the first begin with a copy of the cache."""
+MOST_LAYERS = 24
+"""Of the loops over tokens: each is compiled by itself, layer by layer, and all but the first begin with a copy of the cache."""
 
 
 @register_dataclass
@@ -79,7 +79,7 @@ def generate(
         Responses of shape [batch, max_new_tokens].
     """
     batch, prompt_time = prompt_tokens.shape
-    lengths = _loop_lengths(max_new_tokens)
+    lengths = _loop_lengths(max_new_tokens, model.config.layers)
     layers, cache = model.layers(), model.new_cache(batch, prompt_time + lengths[0])
     positions = positions_from_segments(prompt_mask.astype(jnp.int32))
     hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache, layers)
@@ -123,10 +123,10 @@ def generate(
     return carry[-1]
 
 
-def _loop_lengths(max_new_tokens: int) -> list[int]:
-    """Divides the tokens among loops.
+def _loop_lengths(max_new_tokens: int, layers: int) -> list[int]:
+    """Divides the tokens among loops: every token reads the whole cache, so the earlier ones have a shorter one.
 
-    Every token reads the whole cache, so the earlier ones have a shorter one.
+    For a deep model one loop takes long enough to compile, and its weights are most of what it reads.
     """
-    loops = max(1, min(MOST_LOOPS, max_new_tokens // LEAST_STEPS))
+    loops = max(1, min(max_new_tokens // LEAST_STEPS, MOST_LAYERS // layers))
     return [max_new_tokens // loops + (number < max_new_tokens % loops) for number in range(loops)]

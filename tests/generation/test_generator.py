@@ -151,8 +151,8 @@ def test_a_cache_that_grows_changes_nothing(model, monkeypatch, method):
     definition, state = nnx.split(sampled_by)
     slots = []
 
-    def sampled(most_loops):
-        monkeypatch.setattr(generator_module, "MOST_LOOPS", most_loops)
+    def sampled(loops):
+        monkeypatch.setattr(generator_module, "MOST_LAYERS", loops * MODEL.layers)
         monkeypatch.setattr(generator_module, "LEAST_STEPS", 2)
         settings = {"max_new_tokens": NEW_TOKENS, "end_token": END, "pad_token": PAD, "sampling": SamplingConfig()}
         prompts = make_prompts()
