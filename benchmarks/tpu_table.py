@@ -131,10 +131,10 @@ CASES = (
 )
 GROWING = tuple(
     Row("llama2-7b", slice, stage, lora=False, options=options)
-    for stage, of_rows in (("sft", sft), ("ppo", lambda rows: ppo(rows, rows, 4, GATHERED)))
-    for slice, options in ((slice, of_rows(4 * slice.chips)) for slice in (V5P_8, V5P_64, V5P_256))
+    for stage, of_rows in (("sft", sft), ("ppo", lambda rows: ppo(rows, rows, 1, GATHERED)))
+    for slice, options in ((slice, of_rows(slice.chips)) for slice in (V5P_8, V5P_64, V5P_256))
 )
-"""The same work for each chip, and ever more chips."""
+"""The same work for each chip, a row, and ever more chips."""
 TABLE = tuple(
     Row(model, where, stage, lora, options)
     for model, where, stages in CASES
