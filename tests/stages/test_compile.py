@@ -236,7 +236,7 @@ def test_the_rules_of_the_configuration_hold(capsys, monkeypatch):
     found = []
 
     def programs(config, mesh, topology):
-        found.append(Outlines(mesh, config.model.compute).policy(config.model).embedding[...].sharding.spec)
+        found.append(Outlines(mesh, config.model.compute).policy(config.model).embedding.get_value().sharding.spec)
         return iter(())
 
     monkeypatch.setattr(ahead, "_programs_of", lambda stage: (programs, {}))
