@@ -1,7 +1,7 @@
 """The devices as a grid with named axes."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, field
 from math import gcd, prod
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from rlhf.errors import UserError
+from rlhf.parallel.table import MESH_AXES, changed_table
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,30 @@ class MeshConfig:
         fsdp: parts of parameters and optimizer state, each also with a part of the batch.
         tensor: parts of heads, feed-forward and vocabulary.
         sequence: parts of the time axis of a batch.
+        rules: lines of the table from axes of arrays to axes of the mesh that are to be other than usual (`rlhf.parallel.table`):
+            `{vocab: fsdp, embed: null, mlp: [tensor, fsdp]}` divides the vocabulary over fsdp, leaves the residual stream's
+            features whole, and divides the feed-forward features over both.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    rules: dict[str, str | list[str] | None] = field(default_factory=dict)
 
     def __post_init__(self):
-        sizes = astuple(self)
+        changed_table(self.rules)
+        sizes = self.sizes
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise UserError(
                 f"mesh: expected positive sizes, at most one of them -1, found {_describe(self)}",
                 fix="set the size of every axis, or leave data at -1 for what is left.",
             )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the axes, in the order of `MESH_AXES`."""
+        return tuple(getattr(self, name) for name in MESH_AXES)
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -52,7 +63,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
         UserError: the sizes do not fit the number of devices, or the slices that these lie in.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = list(astuple(config))
+    sizes = list(config.sizes)
     fixed = prod(size for size in sizes if size != -1)
     if -1 not in sizes and jax.process_count() == 1:
         devices = devices[:fixed]
@@ -63,15 +74,14 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
             fix=f"choose sizes whose product {'divides' if -1 in sizes else 'is'} {len(devices)}.",
         )
     sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
-    names = tuple(field.name for field in fields(config))
-    types = (AxisType.Auto,) * len(names)
+    types = (AxisType.Auto,) * len(MESH_AXES)
     slices = _slices(devices)
     if len(slices) == 1:
-        return jax.make_mesh(sizes, names, axis_types=types, devices=devices)
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
     across = _sizes_across(sizes, slices)
     within = [size // parts for size, parts in zip(sizes, across, strict=True)]
-    grids = [jax.make_mesh(within, names, axis_types=types, devices=part).devices for part in slices]
-    return Mesh(_joined(grids, across), names, axis_types=types)
+    grids = [jax.make_mesh(within, MESH_AXES, axis_types=types, devices=part).devices for part in slices]
+    return Mesh(_joined(grids, across), MESH_AXES, axis_types=types)
 
 
 def _slices(devices: list[jax.Device]) -> list[list[jax.Device]]:
@@ -113,4 +123,4 @@ def _joined(grids: list[np.ndarray], across: tuple[int, ...]) -> np.ndarray:
 
 
 def _describe(config: MeshConfig) -> str:
-    return ", ".join(f"{field.name}={getattr(config, field.name)}" for field in fields(config))
+    return ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, config.sizes, strict=True))

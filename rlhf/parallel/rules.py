@@ -1,9 +1,10 @@
 """From the logical axes of parameters and batches to the axes of the mesh, by one table.
 
-Models name what an axis means and know of no mesh. Moving a kind of axis to other devices is a change of `RULES`, nothing
-else; XLA adds the communication that follows from it.
+Models name what an axis means and know of no mesh. Moving a kind of axis to other devices is a change of the table
+(`rlhf.parallel.table`), nothing else; XLA adds the communication that follows from it.
 """
 
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,24 +15,12 @@ from jax.typing import DTypeLike
 
 from rlhf.errors import UserError
 from rlhf.parallel.host_arrays import put
-
-RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "time": "sequence",
-    "layers": None,
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "residual": None,  # vectors along the residual stream, too small to be worth a gather
-}
+from rlhf.parallel.table import mesh_axes_of
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     """The mesh axes for a tuple of logical axes; None stays whole."""
-    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+    return _spec(() if axis is None else mesh_axes_of(axis) for axis in axes)
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
@@ -78,7 +67,7 @@ def laid_out(shapes: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of a batch: its leading axis over `data` and `fsdp`, its time axis, where it has one, left to XLA."""
+    """Sharding of a batch: its leading axis divided as rows are, its time axis, where it has one, left to XLA."""
     return NamedSharding(mesh, partition_spec(("batch",)))
 
 
@@ -93,9 +82,14 @@ def constrain(array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, fitting_spec(array.shape, axes))
 
 
-def parts_of(axis: str) -> int:
-    """Into how many parts the mesh that `jax.set_mesh` has set divides a logical axis; 1 without a mesh."""
-    return _parts(RULES[axis], jax.sharding.get_abstract_mesh())
+def parts_of(axis: str, mesh: Mesh | None = None) -> int:
+    """Into how many parts a mesh, by default the one that `jax.set_mesh` has set, divides a logical axis; 1 without a mesh."""
+    return _parts(mesh_axes_of(axis), jax.sharding.get_abstract_mesh() if mesh is None else mesh)
+
+
+def keys_of(axis: str) -> str:
+    """The config keys that set how many parts a logical axis has, for messages: `mesh.data x mesh.fsdp`."""
+    return _keys(mesh_axes_of(axis))
 
 
 def gather_over(mesh_axis: str, state: nnx.State, product_dtype: DTypeLike | None = None) -> nnx.State:
@@ -111,10 +105,12 @@ def gather_over(mesh_axis: str, state: nnx.State, product_dtype: DTypeLike | Non
         axes, value = variable.get_metadata("axes", None), variable.get_value()
         if axes is None or len(axes) != variable.ndim:
             return variable
-        kept = tuple(None if axis is None or RULES[axis] == mesh_axis else axis for axis in axes)
         if product_dtype is not None and str(path[-1]).endswith("kernel"):
             value = value.astype(product_dtype)
-        return variable.replace(constrain(value, kept))
+        if jax.sharding.get_abstract_mesh().empty:
+            return variable.replace(value)
+        kept = [[name for name in _names(entry) if name != mesh_axis] for entry in fitting_spec(value.shape, axes)]
+        return variable.replace(jax.lax.with_sharding_constraint(value, _spec(kept)))
 
     return nnx.from_flat_state((path, gathered(path, variable)) for path, variable in nnx.to_flat_state(state))
 
@@ -124,15 +120,28 @@ def fitting_spec(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Partit
     mesh = jax.sharding.get_abstract_mesh()
     return PartitionSpec(
         *(
-            mesh_axes if size % _parts(mesh_axes, mesh) == 0 else None
-            for size, mesh_axes in zip(shape, partition_spec(axes), strict=True)
+            entry if size % _parts(_names(entry), mesh) == 0 else None
+            for size, entry in zip(shape, partition_spec(axes), strict=True)
         )
     )
 
 
-def _parts(mesh_axes: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
-    names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+def _spec(names: Iterable[Sequence[str]]) -> PartitionSpec:
+    """Of the mesh axes of each axis; one is spelt by its name, as JAX does where it reports a layout."""
+    return PartitionSpec(*(tuple(part) if len(part) > 1 else part[0] if part else None for part in names))
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes in the entry of a `PartitionSpec`."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def _parts(names: Iterable[str], mesh: Mesh | AbstractMesh) -> int:
     return prod(mesh.shape.get(name, 1) for name in names)  # a mesh that is not set has no axes
+
+
+def _keys(names: Iterable[str]) -> str:
+    return " x ".join(f"mesh.{name}" for name in names)
 
 
 def _variable_spec(variable: nnx.Variable, mesh: Mesh, path: str) -> PartitionSpec:
@@ -141,15 +150,16 @@ def _variable_spec(variable: nnx.Variable, mesh: Mesh, path: str) -> PartitionSp
     if axes is None or len(axes) != len(shape):
         return PartitionSpec()
     spec = partition_spec(axes)
-    for axis, mesh_axis, size in zip(axes, spec, shape, strict=True):
-        parts = _parts(mesh_axis, mesh)
+    for axis, entry, size in zip(axes, spec, shape, strict=True):
+        parts = _parts(_names(entry), mesh)
         if size % parts == 0:
             continue
         if sum(name != "layers" for name in axes) == 1:
             return PartitionSpec()
         fitting = ", ".join(str(count) for count in range(1, parts + 1) if size % count == 0)
+        keys = _keys(_names(entry))
         raise UserError(
-            f"mesh.{mesh_axis} = {parts} does not divide the axis {axis!r} of {path}, whose size is {size}",
-            fix=f"set mesh.{mesh_axis} to one of {fitting}, or choose another size.",
+            f"{keys} = {parts} does not divide the axis {axis!r} of {path}, whose size is {size}",
+            fix=f"set {keys} to one of {fitting}, choose another size, or change mesh.rules.{axis}.",
         )
     return spec

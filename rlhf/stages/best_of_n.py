@@ -28,6 +28,8 @@ from rlhf.generation.weights import RolloutWeights
 from rlhf.models.ensemble import EnsembleConfig
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.rules import parts_of
+from rlhf.parallel.table import by_its_rules
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
 from rlhf.rl.stopping import check_ends, stop_minimum
@@ -114,6 +116,7 @@ class Config:
             raise UserError(f"n is {self.n}", fix="give one or more numbers of at least 1, for example [1, 4, 16, 64].")
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Samples, scores and estimates; writes best_of_n.json and the samples; returns the summary."""
     folder = open_folder(config)
@@ -135,7 +138,7 @@ def run(config: Config) -> dict[str, Any]:
         tokenizer,
         max_length=config.max_prompt_length,
         too_long=config.too_long,
-        sequence_parts=mesh.shape["sequence"],
+        sequence_parts=parts_of("time", mesh),
     )
     check_time_divides("response_length", config.response_length, mesh)
     contexts = {"policy": policy.config} | {

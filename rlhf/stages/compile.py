@@ -40,7 +40,8 @@ from rlhf.models.kernels.stand_in import compiling_for_gpus
 from rlhf.models.partition import trained
 from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import make_mesh
-from rlhf.parallel.rules import batch_sharding
+from rlhf.parallel.rules import batch_sharding, parts_of
+from rlhf.parallel.table import rules_changed
 from rlhf.parallel.topology import Topology, describe_topology
 from rlhf.rewards.objective import comparison_loss
 from rlhf.rl.programs import FrozenModels, Programs
@@ -155,7 +156,8 @@ def run(options: Options, config: Any) -> list[Estimate]:
         devices = "GPUs" if topology.is_stood_in_for else "chips"
         say(f"{options.stage} on {topology.name}, {len(topology.devices)} {devices}: mesh {axes or 'of one device'}")
     programs, knobs = _programs_of(options.stage)
-    with jax.set_mesh(mesh), compiling_for_gpus() if topology.is_stood_in_for else nullcontext():
+    platform = compiling_for_gpus() if topology.is_stood_in_for else nullcontext()
+    with rules_changed(config.mesh.rules), jax.set_mesh(mesh), platform:
         estimates = list(programs(config, mesh, topology))
     if options.json:
         print(json.dumps({"stage": options.stage, **as_json(estimates, knobs, topology, mesh)}, indent=2))
@@ -337,7 +339,7 @@ def _models_that_sample(
 
 
 def _prompts(rows: int, longest: int, mesh: Mesh) -> PromptBatch:
-    prompt = (rows, round_up(longest, lcm(PROMPT_LENGTH_MULTIPLE, mesh.shape["sequence"])))
+    prompt = (rows, round_up(longest, lcm(PROMPT_LENGTH_MULTIPLE, parts_of("time", mesh))))
     shapes = {"tokens": (prompt, jnp.int32), "mask": (prompt, jnp.bool_), "is_safety": ((rows,), jnp.bool_)}
     return PromptBatch(**_on_mesh({**shapes, "index": ((rows,), jnp.int32)}, mesh))
 

@@ -32,6 +32,7 @@ from rlhf.models.source import ModelSource, load_policy, save_model
 from rlhf.models.transformer import Transformer
 from rlhf.parallel.host_arrays import BatchLayout, fetch
 from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.table import by_its_rules
 from rlhf.stages.folder import close_folder, open_folder
 from rlhf.stages.setup import (
     batch_layout,
@@ -108,6 +109,7 @@ class Config:
             )
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Trains the policy and writes its folder; returns the summary."""
     folder = open_folder(config)

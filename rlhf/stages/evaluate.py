@@ -26,6 +26,8 @@ from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import load_transformer, read_model_config, tokenizer_folder
 from rlhf.models.source import holds_adapter
 from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.rules import parts_of
+from rlhf.parallel.table import by_its_rules
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
 from rlhf.rl.stopping import check_ends, stop_minimum
@@ -112,6 +114,7 @@ class Config:
         check_ends(self)
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Evaluates and writes evaluation.json and samples.jsonl; returns {"policies": …, "reward_models": …}."""
     if not config.policies:
@@ -128,7 +131,7 @@ def run(config: Config) -> dict[str, Any]:
         tokenizer,
         max_length=config.max_prompt_length,
         too_long=config.too_long,
-        sequence_parts=mesh.shape["sequence"],
+        sequence_parts=parts_of("time", mesh),
     )
     check_time_divides("response_length", config.response_length, mesh)
     compared = {f"policies.{name}": path for name, path in config.policies.items()}

@@ -16,6 +16,7 @@ from flax import nnx
 
 from rlhf.models.source import save_model
 from rlhf.parallel.mesh import make_mesh
+from rlhf.parallel.table import by_its_rules
 from rlhf.rl.watchdogs import Watchdogs, advice
 from rlhf.stages.folder import begin_writing, close_folder, fingerprint, open_folder
 from rlhf.stages.ppo_config import Config
@@ -28,6 +29,7 @@ from rlhf.training.compilations import CompilationCounter
 from rlhf.training.signals import Interrupted, SignalWatch
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Trains the policy and writes its folder; returns the summary."""
     folder = open_folder(config)

@@ -26,6 +26,7 @@ from rlhf.models.source import holds_adapter, load_policy, load_scorer_to_train
 from rlhf.models.transformer import Transformer
 from rlhf.parallel.host_arrays import BatchLayout
 from rlhf.parallel.mesh import make_mesh
+from rlhf.parallel.rules import parts_of
 from rlhf.rewards.rules import resolve_rule
 from rlhf.rl.iteration import Iteration, PPOState, begin
 from rlhf.rl.programs import FrozenModels, Programs
@@ -138,7 +139,7 @@ def prepare(config: Config) -> Job:
     limits = {
         "max_length": config.max_prompt_length,
         "too_long": config.too_long,
-        "sequence_parts": mesh.shape["sequence"],
+        "sequence_parts": parts_of("time", mesh),
     }
     train, prompts = prompt_batch(train, tokenizer, **limits)
     contexts = {"policy": policy.config} | ({} if value is None else {"value model": value.transformer.config})

@@ -12,6 +12,7 @@ from rlhf.data.sources import DataConfig, load_documents
 from rlhf.data.tokenizers import check_vocabulary
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig
+from rlhf.parallel.table import by_its_rules
 from rlhf.stages.folder import open_folder
 from rlhf.stages.language_model import train_language_model
 from rlhf.stages.setup import check_row_length, stage_tokenizer, training_and_held_out
@@ -55,6 +56,7 @@ class Config:
     seed: int = 0
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Trains on the documents and writes the model's folder; returns the summary."""
     folder = open_folder(config)

@@ -23,6 +23,8 @@ from rlhf.errors import UserError
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.models.source import ModelSource, load_scorer_to_train, save_model
 from rlhf.parallel.mesh import MeshConfig, make_mesh
+from rlhf.parallel.rules import parts_of
+from rlhf.parallel.table import by_its_rules
 from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
 from rlhf.stages.folder import close_folder, open_folder, write_json
 from rlhf.stages.reward_scale import calibrated, normalised, refuse_impossible_scale, without_ties
@@ -119,6 +121,7 @@ class Config:
             )
 
 
+@by_its_rules
 def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Trains the reward model, normalises it, evaluates it on held-out comparisons and writes its folder.
 
@@ -163,7 +166,7 @@ def run(config: Config, comparisons: Sequence[Mapping[str, Any]] | None = None) 
                 f"row_length is {config.row_length}, but the answers to a prompt take {longest} tokens together",
                 fix=f"set row_length to {longest} or more, or to null.",
             )
-        row_length = config.row_length or round_up(longest, lcm(ROW_LENGTH_MULTIPLE, mesh.shape["sequence"]))
+        row_length = config.row_length or round_up(longest, lcm(ROW_LENGTH_MULTIPLE, parts_of("time", mesh)))
         say(f"{len(encoded):,} comparisons from {len(rankings):,} records, in rows of {row_length} tokens")
         return [records[pair.index] for pair in encoded], pack_rankings(
             rankings, row_length, pad_token=tokenizer.pad_token_id, labelled=labelled

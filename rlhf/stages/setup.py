@@ -26,7 +26,7 @@ from rlhf.models.heads import SequenceScorer
 from rlhf.models.hub import tokenizer_folder
 from rlhf.models.source import ModelSource, load_reward_model
 from rlhf.parallel.host_arrays import BatchLayout
-from rlhf.parallel.rules import batch_sharding, shard_state
+from rlhf.parallel.rules import batch_sharding, keys_of, parts_of, shard_state
 from rlhf.tracking.console import say
 
 PROMPT_LENGTH_MULTIPLE = 8
@@ -187,21 +187,21 @@ def batch_layout(mesh: jax.sharding.Mesh, batch_size: int, key: str) -> BatchLay
 
 def check_rows_divide(key: str, rows: int, mesh: jax.sharding.Mesh, *, micro_batches: int = 1) -> None:
     """Refuses rows, set by `key` and computed in so many micro-batches, that the devices cannot share evenly."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts, keys = parts_of("batch", mesh), keys_of("batch")
     if rows % (parts * micro_batches):
         at_a_time = f" in each of {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UserError(
-            f"{key} is {rows}, which is no multiple of the {parts} devices that share a batch (mesh.data x mesh.fsdp){at_a_time}",
-            fix=f"choose a multiple of {parts * micro_batches}, or set mesh.data to a divisor of {rows // micro_batches}.",
+            f"{key} is {rows}, which is no multiple of the {parts} devices that share a batch ({keys}){at_a_time}",
+            fix=f"choose a multiple of {parts * micro_batches}, or make {keys} a divisor of {rows // micro_batches}.",
         )
 
 
 def check_time_divides(key: str, length: int, mesh: jax.sharding.Mesh) -> None:
-    """Refuses rows of a length, set by `key`, of which the devices along mesh.sequence would not get equal parts."""
-    parts = mesh.shape["sequence"]
+    """Refuses rows of a length, set by `key`, of which the devices that divide the time axis would not get equal parts."""
+    parts, keys = parts_of("time", mesh), keys_of("time")
     if length % parts:
         fitting = ", ".join(str(count) for count in range(1, parts) if length % count == 0)
         raise UserError(
-            f"mesh.sequence = {parts} does not divide {key}, which is {length}",
-            fix=f"set {key} to {round_up(length, parts)}, or mesh.sequence to one of {fitting}.",
+            f"{keys} = {parts} does not divide {key}, which is {length}",
+            fix=f"set {key} to {round_up(length, parts)}, or {keys} to one of {fitting}.",
         )

@@ -11,6 +11,7 @@ from rlhf.data.records import Demonstration
 from rlhf.data.sources import DataConfig, load_demonstrations
 from rlhf.models.source import ModelSource, load_policy
 from rlhf.parallel.mesh import MeshConfig
+from rlhf.parallel.table import by_its_rules
 from rlhf.stages.folder import open_folder
 from rlhf.stages.language_model import train_language_model
 from rlhf.stages.setup import check_row_length, model_tokenizer, say_left_out, training_and_held_out
@@ -56,6 +57,7 @@ class Config:
     seed: int = 0
 
 
+@by_its_rules
 def run(config: Config) -> dict[str, Any]:
     """Trains on the demonstrations and writes the model's folder; returns the summary."""
     folder = open_folder(config)

@@ -1,6 +1,5 @@
-"""Whole iterations: what is drawn, what is logged, how often XLA compiles, and that the number of devices does not matter."""
+"""Whole iterations: what is drawn, what is logged, how often XLA compiles. On several devices: test_meshes.py."""
 
-import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -240,37 +239,6 @@ def test_updates_that_stay_infinite_stop_the_run(single):
     learners = replace(state.learners, value=replace(state.learners.value, trainable=spoilt))
     with pytest.raises(UserError, match="ppo iteration 1: 4 updates in a row"):
         single.iteration(replace(state, learners=learners), single.prompts, 0)
-
-
-@pytest.mark.parametrize(
-    ("mesh", "announced", "changes"),
-    [
-        (MeshConfig(data=4, fsdp=2), False, {}),
-        (MeshConfig(data=2, fsdp=2, sequence=2), True, {"rollout_weights": "gathered"}),
-    ],
-    ids=["fsdp=2, mesh not set", "sequence=2"],
-)
-def test_number_of_devices_does_not_matter(make_run, history, mesh, announced, changes):
-    run = make_run(mesh, **changes)
-    state, compilations = run.start(), []
-    for number in range(2):
-        with CompilationCounter() as counter, jax.set_mesh(make_mesh(mesh)) if announced else contextlib.nullcontext():
-            state, report = run.iteration(state, run.prompts, number)
-        compilations.append(counter.count)
-        assert responses(report) == responses(history.reports[number])
-        for name, value in report.metrics.items():
-            assert value == pytest.approx(history.reports[number].metrics[name], abs=1e-5, rel=1e-5), name
-    shardings = [
-        [leaf.sharding for leaf in jax.tree.leaves(learners)] for learners in (run.start().learners, state.learners)
-    ]
-    assert len(shardings[0][0].device_set) == 8
-    assert shardings[0] == shardings[1]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        jax.device_get(state.learners.policy.trainable),
-        history.states[1].learners.policy.trainable,
-    )
-    assert compilations[1] == 0
 
 
 def test_gathered_weights_are_gathered_once_a_rollout(make_run):

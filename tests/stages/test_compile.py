@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from rlhf.cli import main
 from rlhf.config_files import load_config, save_config
@@ -229,6 +230,19 @@ def test_for_gpus_without_one(capsys, monkeypatch):
     gathered = program["collectives"]["all-gather"]["bytes"]
     assert gathered == pytest.approx(2 * 2 * parameters * 7 / 8, rel=0.3)  # 16-bit parameters, forward and backward
     assert "reduce-scatter" in program["collectives"]
+
+
+def test_the_rules_of_the_configuration_hold(capsys, monkeypatch):
+    found = []
+
+    def programs(config, mesh, topology):
+        found.append(Outlines(mesh, config.model.compute).policy(config.model).embedding.get_value().sharding.spec)
+        return iter(())
+
+    monkeypatch.setattr(ahead, "_programs_of", lambda stage: (programs, {}))
+    for words in ([], ["--mesh.rules={vocab: fsdp, embed: null}"]):
+        assert main(["compile", "--topology", "h100:8", "--json", *FOR_GPUS, *words]) == 0
+    assert found == [PartitionSpec("tensor", "fsdp"), PartitionSpec("fsdp", None)]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install libtpu)")

@@ -8,11 +8,13 @@ import functools
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 
 from rlhf.config_files import load_config
 from rlhf.data.batches import PairBatch, SequenceBatch
@@ -27,6 +29,7 @@ from rlhf.models.partition import trained
 from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import batch_sharding, shard_state
+from rlhf.parallel.table import mesh_axes_of, rules_changed
 from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
 from rlhf.stages import best_of_n, dpo, evaluate, ppo, pretrain, reward, sft
 from rlhf.stages.language_model import next_token_loss
@@ -41,6 +44,15 @@ TINY = ModelConfig(
 )
 ROWS, TIME, STEPS = 8, 24, 10
 MIXED = {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}
+OTHER_RULES = {"vocab": "fsdp", "embed": None, "mlp": ["tensor", "fsdp"]}
+MESHES = {
+    "data": {"data": 8},
+    "fsdp": {"data": 1, "fsdp": 8},
+    "tensor": {"data": 2, "tensor": 4},
+    "sequence": {"data": 2, "sequence": 4},
+    "mixed": MIXED,
+    "other rules": MIXED | {"rules": OTHER_RULES},
+}
 
 
 def make_model(kind: str):
@@ -92,11 +104,15 @@ def train():
     """Ten steps on a mesh: the metrics of each, and the parameters after the last."""
     models = {}
 
-    def train(kind: str, sizes: dict[str, int]):
+    def train(kind: str, settings: dict[str, Any]):
+        config = MeshConfig(**settings)
+        with rules_changed(config.rules):
+            return trained_on(make_mesh(config), kind)
+
+    def trained_on(mesh: Mesh, kind: str):
         if kind not in models:
             models[kind] = make_model(kind)
         definition, state = nnx.split(models[kind])
-        mesh = make_mesh(MeshConfig(**sizes))
         # A copy, for the first step gives the arrays away.
         model = nnx.merge(definition, shard_state(jax.tree.map(np.array, state), mesh))
         is_reward = kind == "reward"
@@ -123,20 +139,15 @@ def on_one_device(train):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sizes"),
+    ("kind", "mesh"),
     [
-        ("whole", {"data": 8}),
-        ("whole", {"data": 1, "fsdp": 8}),
-        ("whole", {"data": 2, "tensor": 4}),
-        ("whole", {"data": 2, "sequence": 4}),
-        ("whole", MIXED),
-        ("lora", MIXED),
-        ("reward", MIXED),
+        *(("whole", mesh) for mesh in MESHES),
+        *(("lora", mesh) for mesh in MESHES if mesh != "other rules"),
+        ("reward", "mixed"),
     ],
-    ids=str,
 )
-def test_ten_steps_are_those_of_one_device(train, on_one_device, kind, sizes):
-    (metrics, parameters), (expected_metrics, expected_parameters) = train(kind, sizes), on_one_device(kind)
+def test_ten_steps_are_those_of_one_device(train, on_one_device, kind, mesh):
+    (metrics, parameters), (expected_metrics, expected_parameters) = train(kind, MESHES[mesh]), on_one_device(kind)
     for found, expected in zip(metrics, expected_metrics, strict=True):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -241,7 +252,6 @@ CONSTRAINED = {"ppo.combine.kind": "lagrangian", "ppo.top_k": 5, "iterations": 2
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
-        (pretrain, {}),
         (reward, {}),
         (dpo, {}),
         (ppo, CONSTRAINED),
@@ -261,17 +271,33 @@ def test_a_stage_writes_the_numbers_of_one_device(configure, tmp_path, stage, ch
 
 @pytest.mark.parametrize("stage", [sft, ppo], ids=["sft", "ppo"])
 def test_a_run_may_move_to_another_mesh_and_writes_the_numbers_of_one_device(configure, tmp_path, stage, monkeypatch):
-    """From eight devices to four; the run that it is held against stays on one."""
+    """From eight devices to four, and from other rules to the usual ones; the run that it is held against stays on one."""
     stage.run(configure(stage, tmp_path / "one", {"data": 1}))
 
     calls = iter(range(100))
     stopping = lambda self, synchronize: signal.SIGTERM if next(calls) == 0 else None  # noqa: E731
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(SignalWatch, "agreed", stopping)
-        stage.run(configure(stage, tmp_path / "moved", MIXED))
-    stage.run(configure(stage, tmp_path / "moved", {"data": 2, "fsdp": 1, "sequence": 2}))
+        stage.run(configure(stage, tmp_path / "moved", MESHES["other rules"]))
+    stage.run(configure(stage, tmp_path / "moved", {"data": 2, "fsdp": 1, "sequence": 2, "rules": {}}))
     found, expected = (read(tmp_path / name / "metrics.jsonl") for name in ("moved", "one"))
     assert_alike(found, expected)
+
+
+@pytest.mark.parametrize(
+    "stage", [pretrain, sft, reward, ppo, dpo, best_of_n, evaluate], ids=lambda stage: stage.__name__
+)
+def test_every_stage_goes_by_its_rules(configure, tmp_path, stage, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(config):
+        raise Begun(mesh_axes_of("vocab"))
+
+    monkeypatch.setattr(stage, "open_folder", begin)
+    with pytest.raises(Begun) as begun:
+        stage.run(configure(stage, tmp_path, {"rules": OTHER_RULES}))
+    assert begun.value.args == (("fsdp",),)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def splash(call: AttentionCall, *, interpret: bool = False) -> Mixed:
         return mixed.swapaxes(1, 2).reshape(queries.shape)
 
     mesh = jax.sharding.get_abstract_mesh()
-    layout = partition_spec(("heads", "time"))
+    layout = partition_spec(("kv_heads", "time"))
     kernel_spec = None if mesh.empty else kernel.manual_sharding_spec(NamedSharding(mesh, layout))
     rows, own_time = call.query_spec[:2]
     segment_specs = (PartitionSpec(rows, own_time), PartitionSpec(rows, None))
@@ -67,7 +67,7 @@ def _make_kernel(time: int, heads: int, window: int | None, soft_cap: float | No
             block_kv_dq=columns,
         ),
         attn_logits_soft_cap=soft_cap,
-        head_shards=parts_of("heads"),
+        head_shards=parts_of("kv_heads"),
         q_seq_shards=parts,
         residual_checkpoint_name=MIXED,
         interpret=interpret,
