@@ -25,7 +25,9 @@ RESULTS = Path(__file__).parent / "results" / "tpu"
 GIBIBYTE = 2**30
 LORA = ("--model.adapter.rank=16",)
 GATHERED = "--ppo.rollout_weights=gathered"
-"""Where a chip has room for the whole policy beside its parts of everything else."""
+"""Weights put together over `fsdp` for sampling: where a chip has room for the whole policy beside its parts of everything else."""
+TWO_AXES = ("--mesh.fsdp=8", "--mesh.tensor=8")
+"""For 64 chips that have no such room: gathered over one axis, an eighth of the policy stays divided over the other."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Row:
             own += ["--helpfulness", model, "--safety", model, "--max_prompt_length=2048", "--ppo.response_length=2048"]
         else:
             own += ["--max_length=4096"]
-        return [*own, f"--mesh.fsdp={self.slice.chips}", *self.options, *(LORA if self.lora else ())]
+        mesh = () if TWO_AXES[0] in self.options else (f"--mesh.fsdp={self.slice.chips}",)
+        return [*own, *mesh, *self.options, *(LORA if self.lora else ())]
 
 
 def sft(rows: int, *options: str) -> tuple[str, ...]:
@@ -122,7 +125,7 @@ V5P_8, V5P_16 = Slice("v5p:2x2x2", 8, WHOLE_PRODUCTS), Slice("v5p:2x2x4", 16, WH
 V5P_32, V5P_64, V5P_256 = Slice("v5p:2x4x4", 32, WHOLE_PRODUCTS), Slice("v5p:4x4x4", 64), Slice("v5p:4x8x8", 256)
 
 CASES = (
-    ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1)}),
+    ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1, GATHERED, *TWO_AXES)}),
     ("opt-1.3b", V5E_8, {"sft": sft(64, "--loop.micro_batches=8"), "ppo": ppo(16, 8, 1, GATHERED)}),
     ("llama2-7b", V5P_16, {"sft": sft(64), "ppo": ppo(64, 64, 4, GATHERED)}),
     ("llama2-13b", V5P_32, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED)}),
