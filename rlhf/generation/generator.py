@@ -80,9 +80,8 @@ def generate(
     """
     batch, prompt_time = prompt_tokens.shape
     lengths = _loop_lengths(max_new_tokens, model.config.layers)
-    layers, cache = model.layers(), model.new_cache(batch, prompt_time + lengths[0])
-    positions = positions_from_segments(prompt_mask.astype(jnp.int32))
-    hidden, cache = model.decode(prompt_tokens, positions, prompt_mask, cache, layers)
+    layers, positions = model.layers(), positions_from_segments(prompt_mask.astype(jnp.int32))
+    hidden, cache = model.prefill(prompt_tokens, positions, prompt_mask, prompt_time + lengths[0], layers)
     next_position = prompt_mask.sum(axis=1, dtype=jnp.int32)
 
     def sample(step, hidden, ended) -> Responses:

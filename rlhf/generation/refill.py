@@ -101,9 +101,7 @@ def generate_refilled(
         row_prompts = jnp.minimum(candidates, count)
         read = jnp.minimum(candidates, count - 1)
         mask = prompt_mask[read] & (candidates < count)[:, None]
-        hidden, prefilled = model.decode(
-            prompt_tokens[read], prompt_positions[read], mask, model.new_cache(entering, prompt_time), layers
-        )
+        hidden, prefilled = model.prefill(prompt_tokens[read], prompt_positions[read], mask, prompt_time, layers)
         slots = virtual + (state.cache.length - prompt_time + jnp.arange(prompt_time)) % ring
         cache = _lay(state.cache, prefilled, idle, slots, virtual)
         responses, tokens, answering = record(state, hidden[:, -1], row_prompts, jnp.zeros(entering, jnp.int32))

@@ -61,20 +61,23 @@ class Attention(nnx.Module):
         Args:
             hidden: normalised residual stream at the new tokens.
             placement: where they and their keys stand.
-            cache: this layer's earlier keys and values, to which those of the new tokens are written; None when all are new.
+            cache: this layer's earlier keys and values, to which those of the new tokens are written; None when all are new and
+                none will follow. Where the placement's mask has no more keys than there are new tokens, it is written alone.
             slot: where in the cache the new tokens begin.
 
         Returns:
             The result, and the cache with the new tokens.
         """
         keys, values = self.keys_and_values(hidden, placement)
-        if cache is None:
+        sees_new_tokens_alone = placement.mask.shape[-1] == hidden.shape[1]
+        if cache is not None:
+            cache = cache.write(keys, values, slot)
+        if sees_new_tokens_alone:
             keys, values = (constrain(part, ("batch", "kv_heads", "time", None)) for part in (keys, values))
         else:
-            cache = cache.write(keys, values, slot)
             keys, values = cache.keys, cache.values
-        in_order = cache is None
-        return self.mix(self.queries(hidden, placement), keys, values, placement, in_order=in_order), cache
+        queries = self.queries(hidden, placement)
+        return self.mix(queries, keys, values, placement, in_order=sees_new_tokens_alone), cache
 
     def queries(
         self, hidden: Float[Array, "batch time width"], placement: Placement

@@ -94,9 +94,7 @@ class Transformer(nnx.Module):
         plain = positions is None and branch_ids is None and self.soft_prompt is None
         positions = positions_from_segments(segment_ids) if positions is None else positions
         positions = constrain(positions + self.virtual_tokens, ("batch", "time"))
-        same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
-        causal = jnp.tri(tokens.shape[1], dtype=bool)
-        mask = same_segment & causal & (segment_ids > 0)[:, None, :]
+        mask = _causal_mask(segment_ids)
         if branch_ids is not None:
             mask &= (branch_ids[:, None, :] == 0) | (branch_ids[:, None, :] == branch_ids[:, :, None])
         hidden = self._embed(tokens, positions)
@@ -125,6 +123,32 @@ class Transformer(nnx.Module):
         positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
         virtual = jnp.broadcast_to(self._virtual_hidden(), (batch, length, self.config.width))
         return self._decode(virtual, positions, jnp.ones((batch, length), bool), cache, self.layers())[1]
+
+    def prefill(
+        self,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "batch time"],
+        valid: Bool[Array, "batch time"],
+        slots: int,
+        layers: Sequence[Block] | None = None,
+    ) -> tuple[Float[Array, "batch time size"], KVCache]:
+        """`decode` from an empty cache: prompts see nothing but themselves, so attention reads no cache and can be a kernel.
+
+        Args:
+            tokens: prompts, left-padded.
+            positions: their places in their sequences.
+            valid: True on real tokens.
+            slots: as for `new_cache`, of which the prompts take the first.
+            layers: as for `decode`.
+        """
+        cache = self.new_cache(len(tokens), slots)
+        if self.virtual_tokens:
+            return self.decode(tokens, positions, valid, cache, layers)
+        segment_ids = valid.astype(jnp.int32)
+        mask = _causal_mask(segment_ids)
+        placements = place(self.config, positions, positions, mask, segment_ids)
+        hidden = self._embed(tokens, positions)
+        return self._extend(hidden, positions, valid, cache, placements, layers or self.layers())
 
     def decode(
         self,
@@ -159,23 +183,30 @@ class Transformer(nnx.Module):
         return [of_layer(layer) for layer in range(self.config.layers)]
 
     def _decode(self, hidden, positions, valid, cache: KVCache, layers: Sequence[Block]):
-        time = hidden.shape[1]
-        write = (0, cache.length)
-        cache = replace(
-            cache,
-            positions=lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write),
-            valid=lax.dynamic_update_slice(cache.valid, valid, write),
-        )
+        time, write = hidden.shape[1], (0, cache.length)
+        key_positions = lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write)
+        key_valid = lax.dynamic_update_slice(cache.valid, valid, write)
         # Of the new tokens, those after itself are hidden from a token; all others in the cache came before.
         number = jnp.arange(cache.slots) - cache.length
         comes_later = (number > jnp.arange(time)[:, None]) & (number < time)
-        mask = cache.valid[:, None, :] & ~comes_later
-        placements = place(self.config, positions, cache.positions, mask)
+        mask = key_valid[:, None, :] & ~comes_later
+        placements = place(self.config, positions, key_positions, mask)
+        return self._extend(hidden, positions, valid, cache, placements, layers)
+
+    def _extend(self, hidden, positions, valid, cache: KVCache, placements: LayerPlacements, layers: Sequence[Block]):
+        """Applies the blocks to new tokens and writes these to the cache."""
+        write = (0, cache.length)
         written = []
         for number, (block, earlier) in enumerate(zip(layers, cache.layers, strict=True)):
             hidden, layer_cache = block(hidden, placements.of_layer(number), earlier, cache.length)
             written.append(layer_cache)
-        return self._finish(hidden), replace(cache, layers=tuple(written), length=cache.length + time)
+        return self._finish(hidden), replace(
+            cache,
+            layers=tuple(written),
+            positions=lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write),
+            valid=lax.dynamic_update_slice(cache.valid, valid, write),
+            length=cache.length + positions.shape[1],
+        )
 
     def _apply_blocks(self, hidden, placements: LayerPlacements):
         graphdef, stacked = nnx.split(self.blocks)
@@ -307,6 +338,12 @@ class Transformer(nnx.Module):
             jnp.concatenate([virtual_positions, positions], axis=1),
             jnp.concatenate([virtual_mask, own_mask], axis=1),
         )
+
+
+def _causal_mask(segment_ids):
+    """True where a token of a row may look: the same segment, not later, no padding."""
+    same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return same_segment & jnp.tri(segment_ids.shape[1], dtype=bool) & (segment_ids > 0)[:, None, :]
 
 
 def _similarities(hidden, embedding):

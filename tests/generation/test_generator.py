@@ -139,8 +139,8 @@ def test_it_stops_when_all_have_ended(generator, model, monkeypatch):
     responses = run(alone)
     jax.effects_barrier()
     assert int(responses.mask.sum()) == last + 1
-    # The prompt is decoded at length 0, and each token but the last once after it.
-    assert sorted(steps) == [0, *range(5, 5 + last)]
+    # Each token but the last is read once, after the prompt's five.
+    assert sorted(steps) == [*range(5, 5 + last)]
 
 
 @pytest.mark.parametrize("method", ["none", "prompt"])

@@ -9,8 +9,10 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf.models.adapters.config import AdapterConfig
+from rlhf.models.adapters.insert import insert
 from rlhf.models.cache import KVCache
-from rlhf.models.config import ComputeConfig, ModelConfig
+from rlhf.models.config import AttentionConfig, ComputeConfig, ModelConfig
 from rlhf.models.partition import split_model
 from rlhf.models.placement import place
 from rlhf.models.positions import positions_from_segments
@@ -108,6 +110,45 @@ def test_decoding_through_the_cache_equals_reading_whole_rows(model, sequences, 
     assert int(cache.length) == length
     np.testing.assert_array_equal(cache.valid[:, :length], segments > 0)
     assert not cache.valid[:, length:].any()
+
+
+@pytest.mark.parametrize("method", [None, "prompt", "prefix"])
+@pytest.mark.parametrize("choices", [{}, {"position": "alibi"}, {"attention": AttentionConfig(window=3)}], ids=str)
+def test_a_prompt_is_read_as_the_cache_would_have_it_read(make_model, sequences, pad, choices, method):
+    model = make_model(**choices)
+    if method:
+        model = insert(nnx.clone(model), AdapterConfig(method, length=2), nnx.Rngs(0))
+    tokens, segments = pad(sequences, 9, "left")
+    positions, valid = positions_from_segments(jnp.asarray(segments)), jnp.asarray(segments > 0)
+    definition, state = nnx.split(model)
+
+    @jax.jit
+    def both(state):
+        merged = nnx.merge(definition, state)
+        return (
+            merged.prefill(tokens, positions, valid, 13),
+            merged.decode(tokens, positions, valid, merged.new_cache(len(tokens), 13)),
+        )
+
+    (found, cache), (expected, expected_cache) = both(state)
+    close(np.asarray(found)[segments > 0], np.asarray(expected)[segments > 0])
+    assert int(cache.length) == model.virtual_tokens + 9 == int(expected_cache.length)
+    np.testing.assert_array_equal(cache.valid, expected_cache.valid)
+    real = np.asarray(cache.valid)[:, None, :, None]
+    for layer, expected_layer in zip(cache.layers, expected_cache.layers, strict=True):
+        close(np.where(real, layer.keys, 0), np.where(real, expected_layer.keys, 0))
+        close(np.where(real, layer.values, 0), np.where(real, expected_layer.values, 0))
+
+
+def test_a_prompt_is_read_without_scores_of_slots_that_are_empty(make_model):
+    model = make_model()
+    tokens, slots = np.ones((1, 8), np.int32), 1000
+
+    def text(method, *arguments):
+        return jax.jit(lambda: getattr(model, method)(tokens, tokens, tokens > 0, *arguments)[0]).lower().as_text()
+
+    assert f"8x{slots}xf32" in text("decode", model.new_cache(1, slots))
+    assert f"8x{slots}xf32" not in text("prefill", slots)
 
 
 def test_blocks_are_applied_in_the_order_of_the_stack(make_model, sequences, hidden_states):
