@@ -10,6 +10,7 @@ import jax
 
 from rlhf.compilation.costs import Costs, count_costs
 from rlhf.compilation.hlo import parse
+from rlhf.errors import UserError
 from rlhf.parallel.chips import Chip
 from rlhf.parallel.topology import Topology
 
@@ -113,8 +114,8 @@ def estimate(
         return Estimate(name, memory, None, chip, time.monotonic() - started), None
     seconds = time.monotonic() - started
     memory = _memory(compiled.memory_analysis(), chip, bytes_of_a_chip(present))
-    program, in_node = parse(compiled.as_text()), chip.node and chip.node.devices
-    costs = count_costs(program, in_node, scatters_sums=topology.is_stood_in_for)
+    in_node = chip.node and chip.node.devices
+    costs = count_costs(parse(_text(name, compiled)), in_node, scatters_sums=topology.is_stood_in_for)
     return Estimate(name, memory, costs, chip, seconds, topology.is_stood_in_for), compiled
 
 
@@ -124,6 +125,16 @@ def bytes_of_a_chip(shapes: Any) -> float:
         prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(shapes)
     )
+
+
+def _text(name: str, compiled: jax.stages.Compiled) -> str:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"{name} was compiled, but what the compiler made of it cannot be read: {str(error).splitlines()[0]}",
+            fix="install the compiler that belongs to this version of JAX: pip install 'rlhf[tpu]'.",
+        ) from error
 
 
 def _memory(analysis: Any, chip: Chip, present: float) -> Memory:

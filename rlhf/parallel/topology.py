@@ -80,7 +80,7 @@ def _slice(name: str, generation: str) -> Topology:
         if "not installed" in str(error):
             raise UserError(
                 f"topology {name}: the compiler for TPUs is not installed",
-                fix="pip install 'rlhf[tpu]', or pip install libtpu.",
+                fix="pip install 'rlhf[tpu]'.",
             ) from error
         raise UserError(
             f"topology {name}: {error}", fix="choose a grid that the generation has, as v5e:4x4."

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlhf.compilation.ahead import Estimate, Memory, _memory_from_error, estimate
+from rlhf.compilation.ahead import Estimate, Memory, _memory_from_error, _text, estimate
 from rlhf.compilation.costs import Costs, Traffic
 from rlhf.compilation.report import as_json, as_text
+from rlhf.errors import UserError
 from rlhf.parallel.chips import CHIPS, Chip, Node
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.topology import Topology
@@ -37,6 +38,16 @@ def test_what_the_compiler_says_when_memory_does_not_suffice():
     )
     assert (everything.peak, everything.capacity) == (25.30 * GIB, 15.75 * GIB)
     assert _memory_from_error("INTERNAL: something else") is None
+
+
+def test_a_program_in_words_of_another_version_is_refused_with_what_to_install():
+    class Unreadable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: async-update should have 1 operands\nstack trace")
+
+    with pytest.raises(UserError, match=r"update was compiled, but .* should have 1 operands\n") as refusal:
+        _text("update", Unreadable())
+    assert "rlhf[tpu]" in refusal.value.fix
 
 
 def test_the_longest_time_bounds_a_run():

@@ -245,7 +245,7 @@ def test_the_rules_of_the_configuration_hold(capsys, monkeypatch):
     assert found == [PartitionSpec("tensor", "fsdp"), PartitionSpec("fsdp", None)]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install libtpu)")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_for_a_real_slice(capsys):
     """The splash kernel meets the TPU's own compiler, and every product is counted, those within the kernel too."""
     chips, rows, length, layers, width = 4, 4, 1024, 2, 256
