@@ -4,7 +4,8 @@
 
 Compared are the seconds and the necessary operations (products.py): where time follows the operations, nothing grows faster
 than it must. Prompts and parameters multiply them; a response of twice the length does not, for the prompt stays. Sizes that are
-compared run in turns in one process, so that a slow minute of the machine meets all of them.
+compared run in turns in one process, so that a slow minute of the machine meets all of them. Counted are the compilations of the
+first iteration.
 """
 
 import argparse
@@ -60,10 +61,9 @@ def measure(works: list[tuple[str, dict]], repeats: int) -> list[dict]:
     # What every work compiles besides its own programs is compiled by one that nobody counts.
     jax.block_until_ready(ppo(SHAPES["tiny"], ComputeConfig(remat="dots"), prompts=PROMPTS, new_tokens=4).run())
     for label, arguments in works:
+        work = ppo(compute=ComputeConfig(remat="dots"), **arguments)
         with CompilationCounter() as compilations:
-            work = ppo(compute=ComputeConfig(remat="dots"), **arguments)
-            for _ in range(2):  # the first compiles
-                jax.block_until_ready(work.run())
+            jax.block_until_ready(work.run())
         made.append(work)
         operations = sum(product.flops for product in work.products)
         figures.append({"size": label, "gigaflops": operations / 1e9, "compilations": compilations.count, "runs": []})

@@ -35,6 +35,8 @@ END_TOKEN = 0
 MEAN_LENGTH = 0.4
 """Of responses that end by themselves, as a share of the longest."""
 BATCHES = 8
+ROWS_AT_A_TIME = 4
+"""Of a minibatch of PPO, so that its memory does not grow with its size."""
 LOGITS_CHUNK = 512
 """Positions whose logits SFT holds at a time."""
 
@@ -156,7 +158,7 @@ def ppo(
         rollout_batch_size=batch,
         minibatch_size=batch // 4,
         response_length=new_tokens,
-        micro_batches=4,
+        micro_batches=max(batch // 4 // ROWS_AT_A_TIME, 1),
         logits_chunk=batch // 4 * new_tokens,  # a minibatch's
     )
 
