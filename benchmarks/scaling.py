@@ -89,7 +89,7 @@ def train_step(config: Any, mesh: Any, options: argparse.Namespace) -> dict[str,
     from rlhf.data.batches import SequenceBatch
     from rlhf.models.transformer import Transformer
     from rlhf.parallel.rules import batch_sharding, shard_state
-    from rlhf.stages.language_model import next_token_loss
+    from rlhf.training.next_token import next_token_loss
     from rlhf.training.optimizer import OptimizerConfig, make_optimizer
     from rlhf.training.state import create_train_state
     from rlhf.training.step import gradient_step

@@ -24,7 +24,7 @@ from rlhf.rewards.objective import comparison_loss
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import begin_learning
-from rlhf.stages.language_model import next_token_loss
+from rlhf.training.next_token import next_token_loss
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.state import create_train_state
 from rlhf.training.step import TrainStep

@@ -28,7 +28,7 @@ from rlhf.rl.batches import Experience
 from rlhf.rl.config import PPOConfig
 from rlhf.rl.joint_step import Objective, joint_gradient_step
 from rlhf.rl.policy_loss import of_shared_network, policy_loss, value_loss
-from rlhf.rl.pretraining import pretraining_loss
+from rlhf.training.next_token import next_token_loss
 from rlhf.training.state import TrainState, create_train_state, outline_train_state
 from rlhf.training.step import gradient_step
 
@@ -158,7 +158,7 @@ def update(
 
     def policy_step(state: TrainState, minibatch: Experience, rows: SequenceBatch | None):
         of_policy, of_value = losses
-        text = pretraining_loss(config.logits_chunk)
+        text = next_token_loss(config.logits_chunk)
         if config.shares_network:
             of_policy, text = of_shared_network(of_policy), of_shared_network(text)
         objectives = [Objective("loss", of_policy, minibatch)]

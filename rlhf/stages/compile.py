@@ -47,11 +47,11 @@ from rlhf.rewards.objective import comparison_loss
 from rlhf.rl.programs import FrozenModels, Programs
 from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import best_of_n, evaluate, ppo, pretrain, reward, sft
-from rlhf.stages.language_model import next_token_loss
 from rlhf.stages.outlines import Outlines
 from rlhf.stages.ppo_setup import make_optimizers
 from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, check_rows_divide, check_time_divides
 from rlhf.tracking.console import say
+from rlhf.training.next_token import next_token_loss
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.state import outline_train_state
 from rlhf.training.step import LossFunction, TrainStep

@@ -11,17 +11,7 @@ from rlhf.models.transformer import Transformer
 from rlhf.stages.folder import StageFolder, close_folder
 from rlhf.stages.training import train
 from rlhf.tracking.console import say
-
-
-def next_token_loss(logits_chunk: int | None):
-    """The loss function of language modelling: cross-entropy of each target token given those before it."""
-
-    def loss(model: Transformer, batch: SequenceBatch):
-        hidden = model(batch.tokens, batch.segment_ids)
-        targets, counts = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
-        return *model.cross_entropy(hidden[:, :-1], targets, counts, chunk_size=logits_chunk), {}
-
-    return loss
+from rlhf.training.next_token import next_token_loss
 
 
 def train_language_model(

@@ -24,7 +24,7 @@ from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 from rlhf.parallel.rules import batch_sharding, shard_state, state_shardings
 from rlhf.parallel.table import rules_changed
-from rlhf.stages.language_model import next_token_loss
+from rlhf.training.next_token import next_token_loss
 from rlhf.training.state import create_train_state
 from rlhf.training.step import TrainStep
 

@@ -32,7 +32,7 @@ from rlhf.parallel.rules import batch_sharding, shard_state
 from rlhf.parallel.table import mesh_axes_of, rules_changed
 from rlhf.rewards.objective import ObjectiveConfig, comparison_loss
 from rlhf.stages import best_of_n, dpo, evaluate, ppo, pretrain, reward, sft
-from rlhf.stages.language_model import next_token_loss
+from rlhf.training.next_token import next_token_loss
 from rlhf.training.optimizer import OptimizerConfig, make_optimizer
 from rlhf.training.signals import Interrupted, SignalWatch
 from rlhf.training.state import create_train_state
