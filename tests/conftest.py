@@ -26,7 +26,19 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
 
 import pytest  # noqa: E402
 
+import jax  # noqa: E402
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory, worker_id):
+    """Programs that several tests compile are compiled once, whichever of the processes of pytest-xdist they run in."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import pytest
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 
 from rlhf import cli
 from rlhf.data.templates import apply_template
@@ -173,23 +171,6 @@ def settings_of(tiny: SimpleNamespace, output: Path) -> dict[str, dict[str, Any]
         },
         "generate": {"model.init_from": tiny.policy, "prompt": "What is 1 plus one?", "response_length": 4},
     }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs that several tests compile are compiled once."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    former = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in former.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 # Commands that train, with four batches and a checkpoint after each.
