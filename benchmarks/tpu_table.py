@@ -54,7 +54,7 @@ class Row:
         slice: what it is compiled for.
         stage: sft or ppo.
         lora: train adapters on one base, which all roles share, instead of whole models.
-        options: of the stage, beyond what all rows have.
+        options: of the stage, beyond what all rows have; all chips are one axis, `fsdp`, unless they say otherwise.
     """
 
     model: str
@@ -83,7 +83,8 @@ class Row:
             own += ["--helpfulness", model, "--safety", model, "--max_prompt_length=2048", "--ppo.response_length=2048"]
         else:
             own += ["--max_length=4096"]
-        mesh = () if TWO_AXES[0] in self.options else (f"--mesh.fsdp={self.slice.chips}",)
+        has_mesh = any(option.startswith("--mesh.") for option in self.options)
+        mesh = () if has_mesh else (f"--mesh.fsdp={self.slice.chips}",)
         return [*own, *mesh, *self.options, *(LORA if self.lora else ())]
 
 

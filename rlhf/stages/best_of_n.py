@@ -22,7 +22,7 @@ from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_kl_estimate, best_of_n_variance
 from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval
-from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
+from rlhf.evaluation.responses import ScoredResponses
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.generation.weights import RolloutWeights
 from rlhf.models.ensemble import EnsembleConfig
@@ -32,10 +32,10 @@ from rlhf.parallel.rules import parts_of
 from rlhf.parallel.table import by_its_rules
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
-from rlhf.rl.stopping import check_ends, stop_minimum
+from rlhf.rl.stopping import check_ends
 from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json, write_jsonl
+from rlhf.stages.sampler import configured_sampler
 from rlhf.stages.setup import (
-    batch_layout,
     check_context,
     check_time_divides,
     load_reward_models,
@@ -145,21 +145,7 @@ def run(config: Config) -> dict[str, Any]:
         f"{name} model": model.transformer.config for name, model in reward_models.items()
     }
     check_context("response_length", config.response_length, batch, contexts)
-    sampler = ScoredSampler(
-        policy,
-        tokenizer,
-        sampling=config.sampling,
-        max_new_tokens=config.response_length,
-        reward_models=reward_models,
-        combine=config.combine,
-        batch_size=config.batch_size,
-        layout=batch_layout(mesh, config.batch_size, "batch_size"),
-        refill=mesh.size == 1,
-        minimum_new_tokens=config.minimum_length,
-        stop_strings=config.stop_strings,
-        stop_minimum=stop_minimum(config.minimum_length, config.stop_after),
-        rollout_weights=config.rollout_weights,
-    )
+    sampler = configured_sampler(config, policy, tokenizer, mesh, reward_models=reward_models)
     begin_writing(folder)
     repeats = max(config.n)
     with jax.set_mesh(mesh), ProgressBar("best-of-n", len(prompts) * repeats) as progress:

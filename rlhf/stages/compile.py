@@ -32,7 +32,6 @@ from rlhf.compilation.report import as_json, as_text
 from rlhf.data.batches import PairBatch, PromptBatch, SequenceBatch
 from rlhf.data.packing import round_up
 from rlhf.errors import UserError
-from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.rollout import join
 from rlhf.models.ensemble import EnsembleScorer
 from rlhf.models.heads import SequenceScorer
@@ -49,6 +48,7 @@ from rlhf.rl.update import UpdateInputs, outline_learning
 from rlhf.stages import best_of_n, evaluate, ppo, pretrain, reward, sft
 from rlhf.stages.outlines import Outlines
 from rlhf.stages.ppo_setup import make_optimizers
+from rlhf.stages.sampler import configured_sampler
 from rlhf.stages.setup import PROMPT_LENGTH_MULTIPLE, check_rows_divide, check_time_divides
 from rlhf.tracking.console import say
 from rlhf.training.next_token import next_token_loss
@@ -293,20 +293,10 @@ def _update_inputs(config: ppo.Config, mesh: Mesh) -> UpdateInputs:
 
 def sampling_programs(config: best_of_n.Config | evaluate.Config, mesh: Mesh, topology: Topology) -> Iterator[Estimate]:
     """Sampling a batch and scoring it. Of several policies to evaluate, the first; on one device, without refilling."""
-    check_rows_divide("batch_size", config.batch_size, mesh)
     check_time_divides("response_length", config.response_length, mesh)
     policy, reference, judges = _models_that_sample(config, mesh)
-    sampler = ScoredSampler(
-        policy,
-        SimpleNamespace(eos_token_id=0, pad_token_id=0),
-        sampling=config.sampling,
-        max_new_tokens=config.response_length,
-        reference=reference,
-        reward_models=judges,
-        combine=config.combine,
-        batch_size=config.batch_size,
-        minimum_new_tokens=config.minimum_length,
-    )
+    tokenizer = SimpleNamespace(eos_token_id=0, pad_token_id=0)
+    sampler = configured_sampler(config, policy, tokenizer, mesh, reward_models=judges, reference=reference)
     prompts, states = _prompts(config.batch_size, config.max_prompt_length, mesh), (nnx.state(policy),)
     models = [nnx.state(model) for model in (policy, reference, *judges.values()) if model is not None]
     lowered = sampler.lower_sample(states, prompts, jax.eval_shape(lambda: jax.random.key(0)))

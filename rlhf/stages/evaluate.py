@@ -15,7 +15,7 @@ from rlhf.data.tokenizers import check_vocabulary, require_same_tokenizer
 from rlhf.errors import UserError, require_positive
 from rlhf.evaluation.columns import response_columns
 from rlhf.evaluation.metrics import bootstrap_interval, pair_accuracy
-from rlhf.evaluation.responses import ScoredResponses, ScoredSampler
+from rlhf.evaluation.responses import ScoredResponses
 from rlhf.evaluation.reward_model import evaluate_comparisons, score_comparisons
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.generation.weights import RolloutWeights
@@ -30,11 +30,12 @@ from rlhf.parallel.rules import parts_of
 from rlhf.parallel.table import by_its_rules
 from rlhf.randomness import step_key
 from rlhf.rewards.combine import CombineConfig
-from rlhf.rl.stopping import check_ends, stop_minimum
+from rlhf.rl.stopping import check_ends
 from rlhf.stages.folder import begin_writing, close_folder, open_folder, write_json
+from rlhf.stages.sampler import configured_sampler
 from rlhf.stages.setup import (
-    batch_layout,
     check_context,
+    check_rows_divide,
     check_time_divides,
     load_reward_models,
     place_model,
@@ -146,7 +147,7 @@ def run(config: Config) -> dict[str, Any]:
     reference = None
     if config.reference is not None:
         reference = place_model(load_transformer(config.reference, config.compute, bases=bases), mesh)
-    layout = batch_layout(mesh, config.batch_size, "batch_size")
+    check_rows_divide("batch_size", config.batch_size, mesh)
     held_out = load_held_out(tokenizer, config, [model.transformer.config.context for model in reward_models.values()])
     begin_writing(folder)
 
@@ -155,22 +156,7 @@ def run(config: Config) -> dict[str, Any]:
     for name, path in config.policies.items():
         shared = bases if holds_adapter(path) else None
         policy = place_model(load_transformer(path, config.compute, bases=shared), mesh)
-        sampler = ScoredSampler(
-            policy,
-            tokenizer,
-            sampling=config.sampling,
-            max_new_tokens=config.response_length,
-            reference=reference,
-            reward_models=reward_models,
-            combine=config.combine,
-            batch_size=config.batch_size,
-            layout=layout,
-            refill=mesh.size == 1,
-            minimum_new_tokens=config.minimum_length,
-            stop_strings=config.stop_strings,
-            stop_minimum=stop_minimum(config.minimum_length, config.stop_after),
-            rollout_weights=config.rollout_weights,
-        )
+        sampler = configured_sampler(config, policy, tokenizer, mesh, reward_models=reward_models, reference=reference)
         with jax.set_mesh(mesh), ProgressBar(f"evaluate {name}", total) as progress:
             responses = sampler(
                 (nnx.state(policy),),

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from flax import nnx
@@ -59,22 +58,3 @@ def folders(world, tmp_path_factory) -> SimpleNamespace:
     for seed, kind in enumerate(("helpfulness", "safety"), start=1):
         save_scorer(SequenceScorer(network(seed), rngs=nnx.Rngs(seed)), root / kind, tokenizer)
     return SimpleNamespace(**{name: str(root / name) for name in ("policy", "other_policy", "helpfulness", "safety")})
-
-
-@pytest.fixture
-def sampler_of(monkeypatch):
-    """Runs a stage until it makes its sampler, and tells the settings of that."""
-
-    class SamplerIsMade(Exception):
-        pass
-
-    def sampler(*models, **settings):
-        raise SamplerIsMade(settings)
-
-    def sampler_of(stage, config) -> dict[str, Any]:
-        monkeypatch.setattr(stage, "ScoredSampler", sampler)
-        with pytest.raises(SamplerIsMade) as made:
-            stage.run(config)
-        return made.value.args[0]
-
-    return sampler_of

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rlhf.data.sources import DataConfig, load_demonstrations
-from rlhf.errors import UserError
 from rlhf.evaluation.best_of_n import best_of_n_kl_estimate
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.source import ModelSource
@@ -153,28 +152,3 @@ def test_samples_show_the_first_and_the_best(finished, config):
         assert first["response"] == texts[number, 0]
         assert best["response"] == texts[number, proxy[number].argmax()]
         assert best["reward"] == pytest.approx(proxy[number].max(), rel=1e-6)
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_prompts_enter_where_a_response_has_ended_on_one_device_alone(config, tmp_path, sampler_of, devices):
-    settings = replace(config, output=str(tmp_path), mesh=MeshConfig(data=devices))
-    assert sampler_of(best_of_n, settings)["refill"] == (devices == 1)
-
-
-@pytest.mark.parametrize("weights", ["sharded", "gathered"])
-def test_the_sampler_is_told_where_weights_lie(config, tmp_path, sampler_of, weights):
-    settings = replace(config, output=str(tmp_path), rollout_weights=weights)
-    assert sampler_of(best_of_n, settings)["rollout_weights"] == weights
-
-
-def test_responses_end_as_those_that_the_policy_was_trained_on(config, tmp_path, sampler_of):
-    ends = {"minimum_length": 2, "stop_strings": ("e",), "stop_after": 3}
-    settings = sampler_of(best_of_n, replace(config, output=str(tmp_path), **ends))
-    names = ("minimum_new_tokens", "stop_strings", "stop_minimum")
-    assert [settings[name] for name in names] == [2, ("e",), 4]
-    with pytest.raises(UserError, match="minimum_length is 6, response_length 6"):
-        replace(config, minimum_length=6)
-    with pytest.raises(UserError, match="stop_after is 6, response_length 6"):
-        replace(config, stop_after=6)
-    with pytest.raises(UserError, match="stop_strings holds an empty string"):
-        replace(config, stop_strings=("",))

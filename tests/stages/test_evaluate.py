@@ -107,28 +107,3 @@ def test_without_models_and_reference_there_is_gold_alone(config, tmp_path):
 def test_a_cut_distribution_has_a_kl_if_what_was_left_is_known(config, tmp_path):
     with pytest.raises(UserError, match=r"sampling.top_p is 0.5 without sampling.top_k"):
         evaluate.run(replace(config, output=str(tmp_path), sampling=SamplingConfig(top_p=0.5)))
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_prompts_enter_where_a_response_has_ended_on_one_device_alone(config, tmp_path, sampler_of, devices):
-    settings = replace(config, output=str(tmp_path), mesh=MeshConfig(data=devices))
-    assert sampler_of(evaluate, settings)["refill"] == (devices == 1)
-
-
-@pytest.mark.parametrize("weights", ["sharded", "gathered"])
-def test_the_sampler_is_told_where_weights_lie(config, tmp_path, sampler_of, weights):
-    settings = replace(config, output=str(tmp_path), rollout_weights=weights)
-    assert sampler_of(evaluate, settings)["rollout_weights"] == weights
-
-
-def test_responses_end_as_those_that_the_policy_was_trained_on(config, tmp_path, sampler_of):
-    ends = {"minimum_length": 2, "stop_strings": ("e",), "stop_after": 3}
-    settings = sampler_of(evaluate, replace(config, output=str(tmp_path), **ends))
-    names = ("minimum_new_tokens", "stop_strings", "stop_minimum")
-    assert [settings[name] for name in names] == [2, ("e",), 4]
-    with pytest.raises(UserError, match="minimum_length is 6, response_length 6"):
-        replace(config, minimum_length=6)
-    with pytest.raises(UserError, match="stop_after is 6, response_length 6"):
-        replace(config, stop_after=6)
-    with pytest.raises(UserError, match="stop_strings holds an empty string"):
-        replace(config, stop_strings=("",))
