@@ -24,9 +24,8 @@ os.environ.update(ENVIRONMENT)
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES} {QUICK_COMPILATION}".strip()
 
-import pytest  # noqa: E402
-
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
