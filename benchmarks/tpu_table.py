@@ -26,8 +26,6 @@ GIBIBYTE = 2**30
 LORA = ("--model.adapter.rank=16",)
 GATHERED = "--ppo.rollout_weights=gathered"
 """Weights put together over `fsdp` for sampling: where a chip has room for the whole policy beside its parts of everything else."""
-TWO_AXES = ("--mesh.fsdp=8", "--mesh.tensor=8")
-"""For 64 chips that have no such room: gathered over one axis, an eighth of the policy stays divided over the other."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,16 @@ def sft(rows: int, *options: str) -> tuple[str, ...]:
     return (f"--loop.batch_size={rows}", *options)
 
 
+def two_axes(fsdp: int, tensor: int) -> tuple[str, ...]:
+    """Options of a mesh for slices whose chips have no room for the whole policy: gathered over one axis it stays divided over the other.
+
+    Args:
+        fsdp: parts over the one.
+        tensor: over the other.
+    """
+    return (f"--mesh.fsdp={fsdp}", f"--mesh.tensor={tensor}")
+
+
 def ppo(rollout: int, minibatch: int, parts: int, *options: str) -> tuple[str, ...]:
     """Options of PPO.
 
@@ -126,12 +134,12 @@ V5P_8, V5P_16 = Slice("v5p:2x2x2", 8, WHOLE_PRODUCTS), Slice("v5p:2x2x4", 16, WH
 V5P_32, V5P_64, V5P_256 = Slice("v5p:2x4x4", 32, WHOLE_PRODUCTS), Slice("v5p:4x4x4", 64), Slice("v5p:4x8x8", 256)
 
 CASES = (
-    ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1, GATHERED, *TWO_AXES)}),
+    ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED, *two_axes(8, 8))}),
     ("opt-1.3b", V5E_8, {"sft": sft(64, "--loop.micro_batches=8"), "ppo": ppo(16, 8, 1, GATHERED)}),
     ("llama2-7b", V5P_16, {"sft": sft(64), "ppo": ppo(64, 64, 4, GATHERED)}),
     ("llama2-13b", V5P_32, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED)}),
     ("llama3.1-8b", V6E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1, GATHERED)}),
-    ("llama2-70b", V5P_256, {"sft": sft(256), "ppo": ppo(256, 256, 1)}),
+    ("llama2-70b", V5P_256, {"sft": sft(256), "ppo": ppo(256, 256, 4, GATHERED, *two_axes(32, 8))}),
 )
 GROWING = tuple(
     Row("llama2-7b", slice, stage, lora=False, options=options)

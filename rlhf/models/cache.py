@@ -1,5 +1,6 @@
 """The key/value cache of decoding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -24,11 +25,17 @@ class LayerCache:
     keys: Float[Array, "batch kv_heads slots head_dim"]
     values: Float[Array, "batch kv_heads slots head_dim"]
 
+    @classmethod
+    def create(cls, config: ModelConfig, compute: ComputeConfig, batch: int, slots: int) -> "LayerCache":
+        """An empty cache of a layer; arguments as for `KVCache.create`."""
+        shape = (batch, config.key_value_heads, slots, config.head_size)
+        return cls(jnp.zeros(shape, compute.dtype), jnp.zeros(shape, compute.dtype))
+
     def write(
         self,
         keys: Float[Array, "batch kv_heads time head_dim"],
         values: Float[Array, "batch kv_heads time head_dim"],
-        slot: Int[Array, ""],
+        slot: Int[Array, ""] | int,
     ) -> "LayerCache":
         """The cache with the keys and values of new tokens from `slot` on."""
 
@@ -70,15 +77,29 @@ class KVCache:
             batch: number of rows.
             slots: room for prompt and response together, in tokens.
         """
-        shape = (batch, config.key_value_heads, slots, config.head_size)
         return cls(
-            layers=tuple(
-                LayerCache(jnp.zeros(shape, compute.dtype), jnp.zeros(shape, compute.dtype))
-                for _ in range(config.layers)
-            ),
+            layers=tuple(LayerCache.create(config, compute, batch, slots) for _ in range(config.layers)),
             positions=jnp.zeros((batch, slots), jnp.int32),
             valid=jnp.zeros((batch, slots), bool),
             length=jnp.zeros((), jnp.int32),
+        )
+
+    def extended(
+        self, layers: Sequence[LayerCache], positions: Int[Array, "batch time"], valid: Bool[Array, "batch time"]
+    ) -> "KVCache":
+        """The cache with new tokens.
+
+        Args:
+            layers: of each layer, with the tokens' keys and values written from slot `length` on.
+            positions: places of the tokens in their sequences.
+            valid: True on real tokens.
+        """
+        write = (0, self.length)
+        return KVCache(
+            layers=tuple(layers),
+            positions=lax.dynamic_update_slice(self.positions, positions.astype(jnp.int32), write),
+            valid=lax.dynamic_update_slice(self.valid, valid, write),
+            length=self.length + positions.shape[1],
         )
 
     def grown(self, slots: int) -> "KVCache":

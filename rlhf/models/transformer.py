@@ -1,12 +1,11 @@
 """The decoder-only Transformer: embedding, a stack of equal blocks, a final norm and an output matrix.
 
-The blocks' parameters are stacked along a leading `layers` axis. Training reads whole rows (`__call__`) and applies the
-blocks with `lax.scan`, so that compile time does not grow with depth; generation reads the prompt and then a token at a time
-through a cache (`decode`), and takes the blocks apart once beforehand, so that no weight is sliced for a token.
+The blocks' parameters are stacked along a leading `layers` axis. Training reads whole rows (`__call__`), generation whole prompts
+(`prefill`), and both apply the blocks with `lax.scan`, so that compile time does not grow with depth. Then generation reads a token
+at a time through a cache (`decode`), and takes the blocks apart once beforehand, so that no weight is sliced for a token.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from rlhf.losses import language_model
 from rlhf.losses.chunked_cross_entropy import cross_entropy_of_states
 from rlhf.models import parameters
 from rlhf.models.block import Block
-from rlhf.models.cache import KVCache
+from rlhf.models.cache import KVCache, LayerCache
 from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.norm import Norm
 from rlhf.models.placement import LayerPlacements, place
@@ -101,7 +100,7 @@ class Transformer(nnx.Module):
         if self.soft_prompt is not None:
             hidden, positions, mask = self._prepend_soft_prompt(hidden, positions, mask)
         placements = place(self.config, positions, positions, mask, segment_ids if plain else None)
-        hidden = self._apply_blocks(hidden, placements)
+        hidden, _ = self._apply_blocks(hidden, placements)
         return self._finish(hidden[:, self.virtual_tokens :])
 
     @property
@@ -145,10 +144,13 @@ class Transformer(nnx.Module):
         if self.virtual_tokens:
             return self.decode(tokens, positions, valid, cache, layers)
         segment_ids = valid.astype(jnp.int32)
-        mask = _causal_mask(segment_ids)
-        placements = place(self.config, positions, positions, mask, segment_ids)
-        hidden = self._embed(tokens, positions)
-        return self._extend(hidden, positions, valid, cache, placements, layers or self.layers())
+        placements = place(self.config, positions, positions, _causal_mask(segment_ids), segment_ids)
+        room = LayerCache.create(self.config, self.compute, *tokens.shape)
+        hidden, prompts = self._apply_blocks(self._embed(tokens, positions), placements, room)
+        of_layers = [
+            layer.write(*parts, 0) for layer, *parts in zip(cache.layers, prompts.keys, prompts.values, strict=True)
+        ]
+        return self._finish(hidden), cache.extended(of_layers, positions, valid)
 
     def decode(
         self,
@@ -191,32 +193,22 @@ class Transformer(nnx.Module):
         comes_later = (number > jnp.arange(time)[:, None]) & (number < time)
         mask = key_valid[:, None, :] & ~comes_later
         placements = place(self.config, positions, key_positions, mask)
-        return self._extend(hidden, positions, valid, cache, placements, layers)
-
-    def _extend(self, hidden, positions, valid, cache: KVCache, placements: LayerPlacements, layers: Sequence[Block]):
-        """Applies the blocks to new tokens and writes these to the cache."""
-        write = (0, cache.length)
         written = []
         for number, (block, earlier) in enumerate(zip(layers, cache.layers, strict=True)):
             hidden, layer_cache = block(hidden, placements.of_layer(number), earlier, cache.length)
             written.append(layer_cache)
-        return self._finish(hidden), replace(
-            cache,
-            layers=tuple(written),
-            positions=lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), write),
-            valid=lax.dynamic_update_slice(cache.valid, valid, write),
-            length=cache.length + positions.shape[1],
-        )
+        return self._finish(hidden), cache.extended(written, positions, valid)
 
-    def _apply_blocks(self, hidden, placements: LayerPlacements):
+    def _apply_blocks(self, hidden, placements: LayerPlacements, room: LayerCache | None = None):
+        """The residual stream after all blocks, and where a layer has room for them the keys and values of all, stacked."""
         graphdef, stacked = nnx.split(self.blocks)
 
         def apply_block(hidden, inputs):
             layer, state = inputs
-            return nnx.merge(graphdef, state)(hidden, placements.of_layer(layer), None, None)[0], None
+            return nnx.merge(graphdef, state)(hidden, placements.of_layer(layer), room, 0)
 
         body = _rematerialised(apply_block, self.compute.remat)
-        return lax.scan(body, hidden, (jnp.arange(self.config.layers), stacked))[0]
+        return lax.scan(body, hidden, (jnp.arange(self.config.layers), stacked))
 
     def logits(self, hidden: Float[Array, "*rows size"]) -> Float32[Array, "*rows vocab"]:
         """Scores over the vocabulary, accumulated in float32; rows that stand for no token are never the likeliest."""

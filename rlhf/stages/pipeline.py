@@ -34,7 +34,8 @@ from rlhf.tracking.console import say
 
 @dataclass(frozen=True)
 class Config:
-    """Run all stages in order. Folders and seeds inside the stages are set by the pipeline; so are models and data left unset.
+    """Run all stages in order. Folders and seeds inside the stages are set by the pipeline; so are models and data left unset,
+    and how responses end in best_of_n and evaluate, which is as in ppo unless they say otherwise.
 
     Attributes:
         output: folder of the run; each stage gets a folder in it.
@@ -151,8 +152,11 @@ def plan(config: Config) -> list[Step]:
         evaluation_data=held_out(config.ppo.evaluation_data, "prompts"),
     )
     add("ppo", ppo_stage, policy, **judges)
+    # A policy that learned to end in one way is compared with answers that end in the same.
+    ends = {key: getattr(config.ppo.ppo, key) for key in ("minimum_length", "stop_strings", "stop_after")}
     unseen = data(config.best_of_n.data, "prompts_held_out")
-    add("best_of_n", best_of_n_stage, replace(starting_from(config.best_of_n, folder("sft")), data=unseen), **judges)
+    baseline = replace(starting_from(config.best_of_n, folder("sft")), data=unseen)
+    add("best_of_n", best_of_n_stage, baseline, **judges, **ends)
     comparisons = config.evaluate.comparisons or {kind: held_out_comparisons(config, kind) for kind in judges}
     add(
         "evaluate",
@@ -161,6 +165,7 @@ def plan(config: Config) -> list[Step]:
         policies={"pretrained": start, "sft": folder("sft"), "ppo": folder("ppo")},
         reference=folder("sft"),
         **judges,
+        **ends,
     )
     require_inputs(config, steps)
     return steps

@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from rlhf.cli import main
+from rlhf.models.source import ModelSource
+from rlhf.rl.config import PPOConfig
+from rlhf.stages import best_of_n, evaluate, ppo, sft, world
+from rlhf.stages.pipeline import Config, plan
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +145,22 @@ def test_every_stage_has_the_pipelines_seed_and_reads_the_folders_before_it(outp
     assert (ppo["helpfulness"], ppo["safety"]) == (str(output / "helpfulness"), str(output / "safety"))
     assert ppo["data"]["path"] == str(output / "world" / "prompts.jsonl")
     assert ppo["evaluation_data"]["path"] == str(output / "world" / "prompts_held_out.jsonl")
+
+
+def test_answers_that_are_compared_end_as_the_policy_learned_to():
+    same = {"minimum_length": 2, "stop_strings": ("\n",), "stop_after": 5}
+
+    def ends_of(**stages) -> dict[str, dict]:
+        steps = {step.name: step.config for step in plan(Config(**stages))}
+        return {name: {key: getattr(steps[name], key) for key in same} for name in ("best_of_n", "evaluate")}
+
+    model = ModelSource(init_from="model")
+    said = {"world": world.Config(), "sft": sft.Config(model=model), "ppo": ppo.Config(ppo=PPOConfig(**same))}
+    assert ends_of(**said) == {"best_of_n": same, "evaluate": same}
+    others = ends_of(
+        **said, best_of_n=best_of_n.Config(stop_strings=("!",)), evaluate=evaluate.Config(minimum_length=3)
+    )
+    assert others == {"best_of_n": same | {"stop_strings": ("!",)}, "evaluate": same | {"minimum_length": 3}}
 
 
 def test_frontier_has_ppo_at_every_check_and_best_of_n_at_the_powers_of_two(output):
