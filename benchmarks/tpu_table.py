@@ -97,7 +97,7 @@ def sft(rows: int, *options: str) -> tuple[str, ...]:
 
 
 def two_axes(fsdp: int, tensor: int) -> tuple[str, ...]:
-    """Options of a mesh for slices whose chips have no room for the whole policy: gathered over one axis it stays divided over the other.
+    """Options of a mesh for chips that have no room for the whole policy: gathered over one axis it stays divided over the other.
 
     Args:
         fsdp: parts over the one.
