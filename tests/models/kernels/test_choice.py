@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from rlhf.errors import UserError
-from rlhf.models.config import ComputeConfig
+from rlhf.models.config import ComputeConfig, ModelConfig
 from rlhf.models.kernels import choice
 from rlhf.models.kernels.choice import choose_kernel
+from rlhf.models.transformer import Transformer
 from rlhf.parallel.mesh import MeshConfig, make_mesh
 
 
@@ -97,3 +99,20 @@ def test_a_kernel_is_given_segments_only_where_they_are_all_of_the_mask(make_mod
         hidden_states(model, [[3, 4]], [[1, 1]])
         assert seen.pop() == expected
         seen.clear()
+
+
+def test_prompts_are_read_by_the_kernel_of_whole_rows_and_tokens_are_not(on):
+    config = ModelConfig(vocab_size=16, width=256, layers=2, heads=2, kv_heads=1, mlp_width=16, context=256)
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    tokens = jnp.ones((2, 128), jnp.int32)
+    cache = model.new_cache(2, 128)
+    on("tpu")
+    calls = {
+        "rows": lambda: model(tokens, tokens),
+        "prompts": lambda: model.prefill(tokens, tokens, tokens > 0, 128),
+        "one token": lambda: model.decode(tokens[:, :1], tokens[:, :1], tokens[:, :1] > 0, cache),
+    }
+    lowered = {name: jax.jit(call).trace().lower(lowering_platforms=("tpu",)).as_text() for name, call in calls.items()}
+    assert {name: text.count("tpu_custom_call") for name, text in lowered.items()} == {
+        "rows": 1, "prompts": 1, "one token": 0,
+    }  # fmt: skip
