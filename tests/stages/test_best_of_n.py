@@ -11,6 +11,7 @@ import pytest
 
 from rlhf.data.sources import DataConfig, load_demonstrations
 from rlhf.evaluation.best_of_n import best_of_n_kl_estimate
+from rlhf.evaluation.responses import ScoredSampler
 from rlhf.generation.sampling import SamplingConfig
 from rlhf.models.source import ModelSource
 from rlhf.parallel.mesh import MeshConfig
@@ -78,7 +79,7 @@ def test_estimates_are_means_over_all_subsets(finished):
 
 
 def test_an_answer_that_was_cut_is_chosen_only_where_all_were(config, tmp_path, monkeypatch):
-    caught, original = [], best_of_n.ScoredSampler.__call__
+    caught, original = [], ScoredSampler.__call__
 
     def of_which_some_ended(*arguments, **options):
         responses = original(*arguments, **options)
@@ -86,7 +87,7 @@ def test_an_answer_that_was_cut_is_chosen_only_where_all_were(config, tmp_path, 
         caught.append(replace(responses, ended=ended))
         return caught[-1]
 
-    monkeypatch.setattr(best_of_n.ScoredSampler, "__call__", of_which_some_ended)
+    monkeypatch.setattr(ScoredSampler, "__call__", of_which_some_ended)
     best_of_n.run(replace(config, output=str(tmp_path), prefer_ended=True))
     chosen = [json.loads(line) for line in (tmp_path / "chosen.jsonl").read_text().splitlines()]
     rewards, ended = (
