@@ -69,8 +69,8 @@ def _moved(program: Program, computation: Computation, instruction: Instruction)
     if opcode in FREE or opcode.endswith(ASYNCHRONOUS_END):
         return 0.0
     written = _in_memory(instruction)
-    if opcode.endswith("-start"):
-        return written / 2  # the result lists the source beside the target
+    if opcode.endswith("-start") and len(instruction.shapes) > 1:
+        return written  # the result lists the source, which is read, beside the target
     if opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * written
     if opcode == "dynamic-update-slice":

@@ -148,6 +148,22 @@ def test_a_program_on_two_nodes():
     assert within.bytes_between_nodes == 0
 
 
+@pytest.mark.parametrize(
+    ("target", "source", "moved"), [("S(1)", "", 4096), ("", "S(1)", 4096), ("", "", 8192), ("S(1)", "S(1)", 0)]
+)
+def test_a_copy_that_goes_on_meanwhile_moves_what_lies_in_main_memory(target, source, moved):
+    """Weights are brought into the chip's own memory while it computes; that they are read there moves nothing."""
+    array = "f32[1024]{{0:T(1024){}}}".format
+    program = f"""HloModule copies
+ENTRY %main (weights: f32[1024]) -> f32[1024] {{
+  %weights = {array(source)} parameter(0)
+  %begun = ({array(target)}, {array(source)}, u32[]{{:S(2)}}) copy-start(%weights)
+  ROOT %done = {array(target)} copy-done(%begun)
+}}
+"""
+    assert count_costs(parse(program)).memory_bytes == pytest.approx(moved, abs=4)
+
+
 def test_no_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         parse("hello")
