@@ -138,7 +138,7 @@ class Transformer(nnx.Module):
             positions: their places in their sequences.
             valid: True on real tokens.
             slots: as for `new_cache`, of which the prompts take the first.
-            layers: as for `decode`.
+            layers: as for `decode`, which reads the prompts where there are virtual tokens; elsewhere not used.
         """
         cache = self.new_cache(len(tokens), slots)
         if self.virtual_tokens:
