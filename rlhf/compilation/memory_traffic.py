@@ -22,6 +22,8 @@ FREE = {
 }
 # Within a fusion: a result that is an operand, and the beginning and end of a collective that goes on meanwhile.
 PASSED_ON = ("tuple", "custom-call")
+# Within a fusion a slice of these is a slice of their operand: nothing else of it is read.
+SAME_VALUES = ("bitcast", "pad")
 ASYNCHRONOUS_END = ("-done", "-update")
 
 
@@ -109,7 +111,7 @@ def read_of(program: Program, inner: Computation, value: Instruction, whole: flo
         first = user.operands[0] == value.name
         if user.opcode in ("dynamic-slice", "slice", "gather") and first:
             read += user.bytes
-        elif user.opcode == "bitcast":
+        elif user.opcode in SAME_VALUES:
             read += read_of(program, inner, user, whole)
         elif user.opcode == "fusion":
             within = _inner(program, user)

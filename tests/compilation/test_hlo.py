@@ -232,3 +232,23 @@ def test_a_sum_of_which_each_device_takes_its_part_can_count_as_scattered():
     whole = jax.jit(lambda x: (x.T @ jnp.tanh(x)) * 2, out_shardings=NamedSharding(mesh, PartitionSpec())).lower(x)
     kept = count_costs(parse(whole.compile().as_text()), scatters_sums=True).collectives
     assert kept["all-reduce"].bytes == 2 * size * 7 / 8
+
+
+def test_a_slice_of_a_padded_array_reads_the_slice():
+    """So the TPU's compiler writes that a product takes its part of an operand."""
+    program = """HloModule slices
+%fused (whole: f32[1024,16], at: s32[]) -> f32[4,16] {
+  %whole = f32[1024,16]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %padded = f32[1024,17]{1,0} pad(%whole, %zero), padding=0_0x1_0
+  ROOT %part = f32[4,16]{1,0} dynamic-slice(%padded, %at, %zero), dynamic_slice_sizes={4,16}
+}
+ENTRY %main (whole: f32[1024,16], at: s32[]) -> f32[4,16] {
+  %whole = f32[1024,16]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %part = f32[4,16]{1,0} fusion(%whole, %at), kind=kLoop, calls=%fused
+}
+"""
+    read_and_written = 2 * (4 * 16 * 4)
+    assert count_costs(parse(program)).memory_bytes == pytest.approx(read_and_written, abs=4)
