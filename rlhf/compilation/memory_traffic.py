@@ -116,10 +116,22 @@ def read_of(program: Program, inner: Computation, value: Instruction, whole: flo
         elif user.opcode == "fusion":
             within = _inner(program, user)
             parameter = _parameters(within).get(user.operands.index(value.name))
-            read += 0.0 if parameter is None else read_of(program, within, parameter, whole)
+            if parameter is not None:
+                read += read_of(program, within, parameter, whole)
+                if _is_result(within, parameter):
+                    read += read_of(program, inner, user, whole)
         elif not (user.opcode in PASSED_ON or (user.opcode == "dynamic-update-slice" and first)):
             return whole
     return min(whole, read)
+
+
+def _is_result(computation: Computation, value: Instruction) -> bool:
+    """Whether a computation gives back a value as it is."""
+    return value.is_root or any(
+        _is_result(computation, user)
+        for user in computation
+        if user.opcode in SAME_VALUES and user.operands[0] == value.name
+    )
 
 
 def _written_by(program: Program, fusion: Instruction) -> float:

@@ -252,3 +252,25 @@ ENTRY %main (whole: f32[1024,16], at: s32[]) -> f32[4,16] {
 """
     read_and_written = 2 * (4 * 16 * 4)
     assert count_costs(parse(program)).memory_bytes == pytest.approx(read_and_written, abs=4)
+
+
+def test_weights_that_a_fusion_within_a_fusion_turns_over_are_read():
+    """So the TPU's compiler writes the products of decoding: what only looks at a matrix otherwise is a fusion of its own."""
+    program = """HloModule product
+%turned (weights: f32[8,16]) -> f32[16,8] {
+  %weights = f32[8,16]{0,1} parameter(0)
+  ROOT %bitcast = f32[16,8]{1,0} bitcast(%weights)
+}
+%fused (rows: f32[2,16], weights: f32[8,16]) -> f32[2,8] {
+  %rows = f32[2,16]{1,0} parameter(0)
+  %weights = f32[8,16]{0,1} parameter(1)
+  %matrix = f32[16,8]{1,0} fusion(%weights), kind=kLoop, calls=%turned
+  ROOT %product = f32[2,8]{1,0} convolution(%rows, %matrix), dim_labels=bf_io->bf
+}
+ENTRY %main (rows: f32[2,16], weights: f32[8,16]) -> f32[2,8] {
+  %rows = f32[2,16]{1,0} parameter(0)
+  %weights = f32[8,16]{0,1} parameter(1)
+  ROOT %product = f32[2,8]{1,0} fusion(%rows, %weights), kind=kOutput, calls=%fused
+}
+"""
+    assert count_costs(parse(program)).memory_bytes == 4 * (2 * 16 + 16 * 8 + 2 * 8)
