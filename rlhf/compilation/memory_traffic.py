@@ -71,6 +71,9 @@ def _moved(program: Program, computation: Computation, instruction: Instruction)
     if opcode in FREE or opcode.endswith(ASYNCHRONOUS_END):
         return 0.0
     written = _in_memory(instruction)
+    if opcode == "slice-start":
+        source, target, *_ = instruction.shapes
+        return target.bytes * (source.in_main_memory + target.in_main_memory)
     if opcode.endswith("-start") and len(instruction.shapes) > 1:
         return written  # the result lists the source, which is read, beside the target
     if opcode in ("dynamic-slice", "slice", "gather"):

@@ -274,3 +274,16 @@ ENTRY %main (rows: f32[2,16], weights: f32[8,16]) -> f32[2,8] {
 }
 """
     assert count_costs(parse(program)).memory_bytes == 4 * (2 * 16 + 16 * 8 + 2 * 8)
+
+
+@pytest.mark.parametrize(("target", "moved"), [("S(1)", 1024), ("", 2048)])
+def test_a_part_that_is_copied_meanwhile_is_all_that_is_read(target, moved):
+    """Chips with little memory of their own are brought a matrix in parts: of 4,096 bytes these are 1,024."""
+    program = f"""HloModule parts
+ENTRY %main (weights: f32[1024]) -> f32[256] {{
+  %weights = f32[1024]{{0:T(1024)}} parameter(0)
+  %begun = ((f32[1024]{{0:T(1024)}}), f32[256]{{0:T(1024){target}}}, s32[]{{:S(2)}}) slice-start(%weights), slice={{[256:512]}}
+  ROOT %done = f32[256]{{0:T(1024){target}}} slice-done(%begun)
+}}
+"""
+    assert count_costs(parse(program)).memory_bytes == moved
