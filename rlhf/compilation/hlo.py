@@ -14,6 +14,8 @@ COMMENT = re.compile(r"/\*.*?\*/")
 LEAF = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 NAME = re.compile(r"%([\w.\-]+)")
+NUMBER = re.compile(r"\d+")
+INDEX = re.compile(r"index=(\d+)")
 KNOWN_TRIPS = re.compile(r'known_trip_count\\?"?:\{\\?"?n\\?"?:\\?"?(\d+)')
 
 
@@ -114,7 +116,7 @@ class Program:
         def visit(name: str, times: float) -> None:
             counts[name] += times
             for instruction in self.computations[name]:
-                turns = self.trip_count(instruction) if instruction.opcode == "while" else 1
+                turns = self.trip_count(self.computations[name], instruction) if instruction.opcode == "while" else 1
                 keys = ("body",) if instruction.opcode == "while" else BODIES.get(instruction.opcode, ("calls",))
                 for callee in instruction.called(*keys):
                     if callee in self.computations:
@@ -123,27 +125,52 @@ class Program:
         visit(self.entry, 1)
         return dict(counts)
 
-    def trip_count(self, loop: Instruction) -> int:
-        """Turns of a `while`: what the compiler has written beside it, else the largest number that its condition holds.
+    def trip_count(self, computation: Computation, loop: Instruction) -> int:
+        """Turns of a `while`: what the compiler has written beside it, else the numbers from which and to which it counts.
 
-        The second over what a turn adds to the counter: a loop whose turns the compiler has put together in pairs adds 2.
+        Over what a turn adds to the counter: a loop whose turns the compiler has put together in pairs adds 2.
+
+        Args:
+            computation: the one that the loop is in.
+            loop: the loop.
         """
         if known := KNOWN_TRIPS.search(loop.attributes):
             return int(known.group(1))
-        (condition,), (body,) = loop.called("condition"), loop.called("body")
-        return math.ceil(max([1, *self._integers(condition)]) / self._stride(condition, body))
+        turns = self._limit(loop) - self._start(computation, loop)
+        return math.ceil(max(1, turns) / self._stride(loop))
 
-    def _stride(self, condition: str, body: str) -> int:
-        """What a turn adds to the number that the condition looks at; 1 where that cannot be read."""
-        compared = re.findall(
-            r"index=(\d+)",
-            " ".join(each.attributes for each in self.computations[condition] if each.opcode == "get-tuple-element"),
-        )
-        turn = self.computations[body]
+    def _limit(self, loop: Instruction) -> int:
+        """The largest number that its condition holds."""
+        return max([1, *self._integers(loop.called("condition")[0])])
+
+    def _start(self, computation: Computation, loop: Instruction) -> int:
+        """What its counter begins with: a number, or where the loop before it has come to; 0 where that cannot be read."""
+        (carried,), counter = computation.operands(loop), self._counter(loop)
+        if counter is None or carried.opcode != "tuple":
+            return 0
+        value = computation.operands(carried)[counter]
+        while value.opcode == "copy":
+            (value,) = computation.operands(value)
+        if value.opcode == "constant" and NUMBER.fullmatch(value.arguments):
+            return int(value.arguments)
+        if value.opcode != "get-tuple-element":
+            return 0
+        (before,), index = computation.operands(value), int(INDEX.search(value.attributes).group(1))
+        return self._limit(before) if before.opcode == "while" and index == self._counter(before) else 0
+
+    def _counter(self, loop: Instruction) -> int | None:
+        """Which of the carried values the condition looks at first."""
+        condition = self.computations[loop.called("condition")[0]]
+        compared = (INDEX.search(each.attributes) for each in condition if each.opcode == "get-tuple-element")
+        return next((int(found.group(1)) for found in compared if found), None)
+
+    def _stride(self, loop: Instruction) -> int:
+        """What a turn adds to its counter; 1 where that cannot be read."""
+        turn, counter = self.computations[loop.called("body")[0]], self._counter(loop)
         root = next(each for each in turn if each.is_root)
-        if not compared or root.opcode != "tuple":
+        if counter is None or root.opcode != "tuple":
             return 1
-        added, value = 0, turn.operands(root)[int(compared[0])]
+        added, value = 0, turn.operands(root)[counter]
         while value.opcode in ("add", "copy"):
             operands = turn.operands(value)
             added += sum(int(each.arguments) for each in operands if each.opcode == "constant")
@@ -152,7 +179,7 @@ class Program:
 
     def _integers(self, name: str) -> Iterator[int]:
         for instruction in self.computations[name]:
-            if instruction.opcode == "constant" and re.fullmatch(r"\d+", instruction.arguments):
+            if instruction.opcode == "constant" and NUMBER.fullmatch(instruction.arguments):
                 yield int(instruction.arguments)
             for callee in instruction.called("calls", "to_apply"):
                 yield from self._integers(callee)

@@ -122,6 +122,25 @@ def test_turns_that_the_compiler_has_put_together_count_once():
     assert parse(in_threes).runs()["body"] == 3  # the last one is not full, and counts as if it were
 
 
+def test_a_loop_counts_from_where_the_one_before_has_come_to():
+    """So a long response is sampled: in several loops, between which the cache grows."""
+    second = LOOP[LOOP.index("%condition") : LOOP.index("%add (")].replace("%condition", "%further").replace("(8)", "(20)")
+    loops = """  %zero = s32[] constant(3)
+  %from = s32[] copy(%zero)
+  %x = f32[2,4]{1,0} get-tuple-element(%start), index=1
+  %weights = f32[8,4,16]{2,1,0} get-tuple-element(%start), index=2
+  %first = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) tuple(%from, %x, %weights)
+  %loop.1 = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) while(%first), condition=%condition, body=%body
+  %to = s32[] get-tuple-element(%loop.1), index=0
+  %again = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) tuple(%to, %x, %weights)
+  %loop = (s32[], f32[2,4]{1,0}, f32[8,4,16]{2,1,0}) while(%again), condition=%further, body=%body
+"""
+    entry = LOOP.index("ENTRY")
+    lines = LOOP[entry:].splitlines(keepends=True)
+    chained = LOOP[:entry] + second + "".join([*lines[:2], loops, *lines[3:]])
+    assert parse(chained).runs()["body"] == (8 - 3) + (20 - 8)
+
+
 def test_permutes_of_one_channel_count_each():
     line = "  %sum = f32[2,4]{1,0} all-reduce(%back), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add"
     ring = LOOP.replace(
