@@ -98,7 +98,9 @@ def sft(rows: int, *options: str) -> tuple[str, ...]:
 
 
 def two_axes(fsdp: int, tensor: int) -> tuple[str, ...]:
-    """Options of a mesh for chips that have no room for the whole policy: gathered over one axis it stays divided over the other.
+    """Options of a mesh over one axis of which the policy is gathered while it stays divided over the other.
+
+    So it fits where the whole would not, and for each token a chip reads its part alone.
 
     Args:
         fsdp: parts over the one.
@@ -134,9 +136,9 @@ V5P_32, V5P_64, V5P_256 = Slice("v5p:2x4x4", 32), Slice("v5p:4x4x4", 64), Slice(
 CASES = (
     ("llama2-7b", V5E_64, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED, *two_axes(8, 8))}),
     ("opt-1.3b", V5E_8, {"sft": sft(64, "--loop.micro_batches=8"), "ppo": ppo(16, 8, 1, GATHERED)}),
-    ("llama2-7b", V5P_16, {"sft": sft(64), "ppo": ppo(64, 64, 4, GATHERED)}),
-    ("llama2-13b", V5P_32, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED)}),
-    ("llama3.1-8b", V6E_64, {"sft": sft(64), "ppo": ppo(64, 64, 1, GATHERED)}),
+    ("llama2-7b", V5P_16, {"sft": sft(64), "ppo": ppo(64, 64, 4, GATHERED, *two_axes(4, 4))}),
+    ("llama2-13b", V5P_32, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED, *two_axes(4, 8))}),
+    ("llama3.1-8b", V6E_64, {"sft": sft(64), "ppo": ppo(64, 64, 2, GATHERED, *two_axes(8, 8))}),
     ("llama2-70b", V5P_256, {"sft": sft(256), "ppo": ppo(256, 256, 4, GATHERED, *two_axes(32, 8))}),
 )
 GROWING = tuple(
