@@ -37,7 +37,7 @@ MEAN_LENGTH = 0.4
 BATCHES = 8
 ROWS_AT_A_TIME = 4
 """Of a minibatch of PPO, so that its memory does not grow with its size."""
-LOGITS_CHUNK = 512
+LOGITS_CHUNK = 256
 """Positions whose logits SFT holds at a time."""
 
 
