@@ -31,9 +31,12 @@ def huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
     return {TUNABLES: ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"]))}
 
 
-def compilation_cache(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to set for compiled programs to be kept; nothing where the user has named a folder, or none (an empty name)."""
-    if COMPILATION_CACHE in environment:
+def compilation_cache(environment: Mapping[str, str], command: str = "") -> dict[str, str]:
+    """What to set for compiled programs to be kept; nothing where the user has named a folder, or none (an empty name).
+
+    Nor for `rlhf compile`: programs of devices that are not here cannot be loaded again, and it says how long compiling takes.
+    """
+    if COMPILATION_CACHE in environment or command == "compile":
         return {}
     caches = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".cache"
     return {COMPILATION_CACHE: str(Path(caches) / "rlhf" / "compiled"), **CACHE_SETTINGS}
@@ -41,7 +44,7 @@ def compilation_cache(environment: Mapping[str, str]) -> dict[str, str]:
 
 def main() -> int:
     """The `rlhf` command; returns the exit status."""
-    settings = huge_pages(os.environ) | compilation_cache(os.environ)
+    settings = huge_pages(os.environ) | compilation_cache(os.environ, *sys.argv[1:2])
     if settings:
         os.execve(sys.executable, [sys.executable, "-m", "rlhf", *sys.argv[1:]], {**os.environ, **settings})
     from rlhf.cli import main as run_command

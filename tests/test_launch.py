@@ -41,6 +41,11 @@ def test_the_users_own_compilation_cache_is_kept(folder):
     assert launch.compilation_cache({"HOME": "/h", "JAX_COMPILATION_CACHE_DIR": folder}) == {}
 
 
+def test_programs_of_devices_that_are_not_here_are_not_kept():
+    assert launch.compilation_cache({"HOME": "/h"}, "compile") == {}
+    assert launch.compilation_cache({"HOME": "/h"}, "ppo")
+
+
 def test_a_program_compiled_by_an_earlier_process_is_taken_from_the_cache(tmp_path):
     program = (
         "import jax\nfrom rlhf.training.compilations import CompilationCounter\n"
