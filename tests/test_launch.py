@@ -46,6 +46,22 @@ def test_programs_of_devices_that_are_not_here_are_not_kept():
     assert launch.compilation_cache({"HOME": "/h"}, "ppo")
 
 
+@pytest.mark.parametrize(("command", "keeps"), [("compile", False), ("ppo", True)])
+def test_the_command_line_says_whether_programs_are_kept(monkeypatch, command, keeps):
+    class Replaced(Exception):
+        """The process would be another one now."""
+
+    def execve(_path, _words, environment):
+        raise Replaced(launch.COMPILATION_CACHE in environment)
+
+    monkeypatch.setattr(sys, "argv", ["rlhf", command])
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(launch, "huge_pages", lambda _: {launch.TUNABLES: ""})
+    monkeypatch.delenv(launch.COMPILATION_CACHE, raising=False)
+    with pytest.raises(Replaced, match=str(keeps)):
+        launch.main()
+
+
 def test_a_program_compiled_by_an_earlier_process_is_taken_from_the_cache(tmp_path):
     program = (
         "import jax\nfrom rlhf.training.compilations import CompilationCounter\n"

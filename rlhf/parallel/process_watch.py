@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import jax
@@ -60,13 +61,11 @@ class ProcessWatch:
         self._ended.set()
         lines = str(error).strip().splitlines() or [""]
         notice = {"index": self._index, "status": status, "error": f"{type(error).__name__}: {lines[0]}"}
-        try:
+        # Where it fails another process has left a notice before, or the store is gone: the others stop already.
+        with suppress(jax.errors.JaxRuntimeError):
             self._store.key_value_set(NOTICE, json.dumps(notice))
-            time.sleep(
-                2 * self._interval if self._index == 0 else 0
-            )  # process 0 keeps the store that others read it from
-        except jax.errors.JaxRuntimeError:
-            pass  # another process has left a notice before, or the store is gone: the others stop already
+            if self._index == 0:
+                time.sleep(2 * self._interval)  # process 0 keeps the store that others read it from
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # an ordinary exit would wait for the other processes

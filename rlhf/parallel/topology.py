@@ -7,6 +7,7 @@ stand in for them: a program is divided over them in the same way, and what the 
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import jax
@@ -94,11 +95,9 @@ def _gpus(name: str, gpu: Chip, count: int) -> Topology:
             f"topology {name}: {count} GPUs do not fill nodes of {gpu.node.devices}",
             fix=f"choose up to {gpu.node.devices} GPUs, or a multiple of it.",
         )
-    try:
+    with suppress(RuntimeError):  # JAX has begun: there are as many devices as there are
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # JAX has begun: there are as many devices as there are
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(
