@@ -35,7 +35,7 @@ END_TOKEN = 0
 MEAN_LENGTH = 0.4
 """Of responses that end by themselves, as a share of the longest."""
 BATCHES = 8
-ROWS_AT_A_TIME = 4
+ROWS_AT_A_TIME = 8
 """Of a minibatch of PPO, so that its memory does not grow with its size."""
 LOGITS_CHUNK = 256
 """Positions whose logits SFT holds at a time."""

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from rlhf.errors import UserError
+from rlhf.training.adam import clip_by_global_norm, scale_by_adam
 
 LAYERS_AXIS = "layers"
 NEVER_DECAYED = ("bias", "scale")
@@ -132,7 +133,7 @@ def decay_mask(parameters: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_decayed, parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Let `inner` see parameters and gradients as float32, so that its moments are float32 for bfloat16 parameters too."""
 
     def as_float32(tree):
@@ -141,43 +142,25 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     def init(parameters):
         return inner.init(as_float32(parameters))
 
-    def update(gradients, state, parameters):
-        return inner.update(as_float32(gradients), state, as_float32(parameters))
+    def update(gradients, state, parameters, **extra):
+        return inner.update(as_float32(gradients), state, as_float32(parameters), **extra)
 
-    return optax.GradientTransformation(init, update)
-
-
-def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam with ε at the second moment before its bias is corrected, as in TensorFlow: √(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v + ε).
-
-    It is optax's Adam with ε/√(1−β₂ᵗ) for ε (1412.6980, end of section 2), and its state is that one's.
-
-    Args:
-        b1: β₁, decay of the first moment.
-        b2: β₂, decay of the second moment.
-        eps: ε.
-    """
-
-    def update(gradients, state, parameters=None):
-        grown = eps / jnp.sqrt(1 - b2 ** (state.count + 1))
-        return optax.scale_by_adam(b1, b2, grown).update(gradients, state, parameters)
-
-    return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformationExtraArgs:
     """AdamW with the config's schedule over `total_steps` updates; clipping comes first.
 
-    The state holds the learning rate that was used last, see `learning_rate_of`.
+    The state holds the learning rate that was used last, see `learning_rate_of`. An update with the argument `accept` set to
+    False leaves the moments as they are, see `rlhf.training.adam`.
     """
+    uncorrected = config.epsilon_placement == "uncorrected"
 
-    adam = optax.scale_by_adam if config.epsilon_placement == "corrected" else scale_by_uncorrected_adam
-
-    def adamw(learning_rate) -> optax.GradientTransformation:
-        clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    def adamw(learning_rate) -> optax.GradientTransformationExtraArgs:
+        clip = optax.identity() if config.clip_norm is None else clip_by_global_norm(config.clip_norm)
         return optax.chain(
             clip,
-            adam(b1=config.b1, b2=config.b2, eps=config.epsilon),
+            scale_by_adam(config.b1, config.b2, config.epsilon, uncorrected=uncorrected),
             optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
             optax.scale_by_learning_rate(learning_rate),
         )

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from rlhf.errors import UserError
+from rlhf.training.adam import AdamState
 from rlhf.training.optimizer import learning_rate_of
 from rlhf.training.state import TrainState
 
@@ -87,8 +88,13 @@ def loss_sums(loss_function: LossFunction, model: nnx.Module, batch: Any) -> dic
     return {"loss": (jnp.asarray(loss_sum), jnp.asarray(weight)), **metrics}
 
 
-def _where(condition: Array, chosen: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+def _accepted(accept: Array, proposed: Any, earlier: Any) -> Any:
+    """The proposed arrays, or the earlier ones where they are not accepted; Adam has chosen for itself."""
+
+    def choose(new, old):
+        return new if isinstance(new, AdamState) else jnp.where(accept, new, old)
+
+    return jax.tree.map(choose, proposed, earlier, is_leaf=lambda node: isinstance(node, AdamState))
 
 
 def apply_gradients(
@@ -104,7 +110,8 @@ def apply_gradients(
     """
     gradient_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.trainable)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, optimizer_state = update(gradients, state.optimizer_state, state.trainable, accept=finite)
     skipped = jnp.where(finite, 0, state.skipped + 1).astype(jnp.int32)
     report = {"grad_norm": gradient_norm, "skipped": skipped.astype(jnp.float32)}
     learning_rate = learning_rate_of(optimizer_state)
@@ -112,9 +119,9 @@ def apply_gradients(
         report["learning_rate"] = learning_rate
     next_state = TrainState(
         step=state.step + 1,
-        trainable=_where(finite, optax.apply_updates(state.trainable, updates), state.trainable),
+        trainable=_accepted(finite, optax.apply_updates(state.trainable, updates), state.trainable),
         frozen=state.frozen,
-        optimizer_state=_where(finite, optimizer_state, state.optimizer_state),
+        optimizer_state=_accepted(finite, optimizer_state, state.optimizer_state),
         skipped=skipped,
     )
     return next_state, report
@@ -160,7 +167,7 @@ def gradient_step(
     sums, gradient_sum = accumulate_gradients(sums_and_gradients(graphdef, loss_function, state), batch, micro_batches)
     loss_sum, weight = sums["loss"]
     divisor = jnp.where(weight == 0, 1, weight)
-    gradients = jax.tree.map(lambda leaf: leaf / divisor, gradient_sum)
+    gradients = jax.tree.map(lambda leaf: leaf * (1 / divisor), gradient_sum)
     next_state, report = apply_gradients(state, gradients, loss_sum / divisor, optimizer)
     means = {name: total / weight for name, (total, weight) in sums.items()}
     return next_state, {**means, "loss": loss_sum / divisor, "weight": weight, **report}

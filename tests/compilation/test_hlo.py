@@ -124,7 +124,9 @@ def test_turns_that_the_compiler_has_put_together_count_once():
 
 def test_a_loop_counts_from_where_the_one_before_has_come_to():
     """So a long response is sampled: in several loops, between which the cache grows."""
-    second = LOOP[LOOP.index("%condition") : LOOP.index("%add (")].replace("%condition", "%further").replace("(8)", "(20)")
+    second = (
+        LOOP[LOOP.index("%condition") : LOOP.index("%add (")].replace("%condition", "%further").replace("(8)", "(20)")
+    )
     loops = """  %zero = s32[] constant(3)
   %from = s32[] copy(%zero)
   %x = f32[2,4]{1,0} get-tuple-element(%start), index=1
