@@ -4,7 +4,7 @@ Both are optax's, but for what they cost on a CPU, where an update takes as long
 direction comes from moments that may yet be refused, XLA computes each moment in two places, to use it and to keep it, both
 from the old one, and copies all old ones first because the second place writes over them. And a quotient for each gradient,
 being dear, is stored before it is used. With a direction that comes from the moments that are kept, and one quotient for all
-gradients, an update takes less than half the time and no memory besides (benchmarks/README.md).
+gradients, an update takes less than half the time and hardly any memory besides (benchmarks/README.md).
 """
 
 from typing import Any, NamedTuple
