@@ -167,6 +167,7 @@ def gradient_step(
     sums, gradient_sum = accumulate_gradients(sums_and_gradients(graphdef, loss_function, state), batch, micro_batches)
     loss_sum, weight = sums["loss"]
     divisor = jnp.where(weight == 0, 1, weight)
+    # One quotient for all: XLA on a CPU would store those of every gradient, see `rlhf.training.adam`.
     gradients = jax.tree.map(lambda leaf: leaf * (1 / divisor), gradient_sum)
     next_state, report = apply_gradients(state, gradients, loss_sum / divisor, optimizer)
     means = {name: total / weight for name, (total, weight) in sums.items()}
